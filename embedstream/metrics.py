@@ -1,0 +1,100 @@
+"""Every metric, declared once: name, help, unit, labels."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+
+from embedstream import __version__
+from embedstream.errors import ConfigError
+from embedstream.logs import get_logger
+from embedstream.settings import MetricsSettings
+
+__all__ = ["Metrics", "serve"]
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)
+_PASSAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+_log = get_logger("metrics")
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+
+        # Flow. stage: decode, split, encode, deliver; result: ok, dead_letter, deletion.
+        self.records_total = counter("records", "Input records that left a stage", ("stage", "result"))
+        self.passages_total = counter("passages", "Passages whose embeddings were committed")
+        self.tokens_total = counter("tokens", "Tokens encoded, special tokens included, without padding")
+        self.truncated_total = counter("truncated", "Documents cut to their first passage")
+        self.duplicate_passages_total = counter(
+            "duplicate_passages", "Passages whose vector was taken from an equal one in the same window"
+        )
+        self.batch_tokens = histogram("batch_tokens", "Tokens of a batch, padding included", _TOKENS)
+        self.batch_passages = histogram("batch_passages", "Passages of a batch", _PASSAGES)
+        self.padding_ratio = gauge(
+            "padding_ratio", "Share of the last window's computed tokens that is padding"
+        )
+
+        # Time.
+        self.stage_duration_seconds = histogram(
+            "stage_duration_seconds",
+            "Time a stage took: decode and split for a batch of records, encode and deliver for a window",
+            _SECONDS,
+            ("stage",),
+        )
+        self.last_commit_timestamp_seconds = gauge(
+            "last_commit_timestamp_seconds", "When offsets were last committed (Unix time)"
+        )
+        self.record_age_seconds = gauge(
+            "record_age_seconds", "Age of the newest record in the last window when it was committed"
+        )
+
+        # Progress. stage: input (bytes), split (windows), encoded (windows).
+        self.queue_depth = gauge("queue_depth", "What waits before a stage: bytes or windows", ("stage",))
+
+        # Failures.
+        self.dead_letters_total = counter("dead_letters", "Records that became dead letters", ("reason",))
+        self.rebalances_total = counter("rebalances", "Changes of the assignment", ("kind",))
+        self.transactions_total = counter("transactions", "Transactions (or commits) by outcome", ("result",))
+        self.oom_splits_total = counter("oom_splits", "Batches halved because the device ran out of memory")
+
+        # Identity.
+        self.model_info = Info(
+            "model", "The model and how it runs", namespace="embedstream", registry=self.registry
+        )
+        build = Info("build", "The program", namespace="embedstream", registry=self.registry)
+        build.info({"version": __version__})
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, text, labels, namespace="embedstream", registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(name, text, labels, namespace="embedstream", registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
+    ) -> Histogram:
+        return Histogram(name, text, labels, namespace="embedstream", registry=self.registry, buckets=buckets)
+
+
+def serve(metrics: Metrics, settings: MetricsSettings) -> None:
+    """Serves `/metrics` in a daemon thread, unless the port is -1.
+
+    Raises:
+        ConfigError: the address can't be listened on.
+    """
+    if settings.port < 0:
+        return
+    try:
+        server, _ = start_http_server(settings.port, settings.host, metrics.registry)
+    except OSError as error:
+        raise ConfigError(
+            f"metrics.host {settings.host} with metrics.port {settings.port} can't be listened on"
+            f" ({error.strerror})",
+            "set another --metrics-port (0 takes a free one, -1 none)",
+        ) from None
+    _log.info("metrics_listening", host=settings.host, port=server.server_port)

