@@ -1,0 +1,61 @@
+# `make demo` and `make test` need Python 3.11 or later and nothing else: each makes .venv if it is missing.
+# PYTHON=/path/to/python3 chooses the interpreter that the environment is made with.
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help demo test test-all lint format venv clean
+
+help:
+	@echo 'make demo      embed the Python language reference, end to end, and ask it two questions'
+	@echo 'make test      the tests but for the slow tier'
+	@echo 'make test-all  the slow tier: the whole corpus, Apache Kafka, the quality oracle, the wheel'
+	@echo 'make lint      ruff and mypy'
+	@echo 'make format    let ruff format and mend what it can'
+	@echo 'make venv      the environment alone'
+	@echo 'make clean     remove .venv, build products and caches'
+
+demo: $(INSTALLED)
+	$(BIN)/embedstream demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest tests -m 'not slow'
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest tests -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: $(INSTALLED)
+
+# A name on PATH need not run (version managers leave stubs), and Debian ships Python without venv: both are tried.
+$(INSTALLED): pyproject.toml constraints.txt
+	@set -e; \
+	if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+	  for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	      found=$$python; break; \
+	    fi; \
+	  done; \
+	  if [ -z "$${found:-}" ]; then \
+	    echo 'no Python 3.11 or later with venv was found: install it (on Debian: python3-venv), or set PYTHON' >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "making .venv with $$("$$found" --version)"; \
+	  "$$found" -m venv .venv; \
+	fi
+	@echo 'installing into .venv (torch is large, this can take minutes)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[consumer,embedded,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What runs embedstream elsewhere: container images, compose, units, dashboards (data files only)."""

@@ -1,0 +1,260 @@
+"""Real Apache Kafka for tests: KRaft nodes on 127.0.0.1 that can be killed, frozen and started again.
+
+KAFKA_HOME names a distribution as published (`bin/kafka-server-start.sh`) or a folder with a `broker` script
+(`broker DIR NODE_ID PORT:CONTROLLER_PORT VOTERS [key=value ...]`); else `../shared/kafka` is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from confluent_kafka import KafkaException
+
+from embedstream.broker import ends_with_parent
+from embedstream.kafka import make_admin
+from embedstream.settings import KafkaSettings
+from tests.kafka import wait_until
+
+__all__ = ["ApacheCluster", "ApacheNode", "BrokerHandle", "NoKafkaError", "find_kafka", "free_ports"]
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_KAFKA = REPOSITORY.parent / "shared" / "kafka"
+SERVER_START = Path("bin") / "kafka-server-start.sh"
+CLUSTER_ID = "ZW1iZWRzdHJlYW0tdGVzdA"
+
+
+@dataclass(frozen=True)
+class BrokerHandle:
+    """A broker that is up."""
+
+    bootstrap: str
+    name: str
+
+
+class NoKafkaError(Exception):
+    """No Apache Kafka was found; the message says what to set."""
+
+
+def find_kafka() -> Path:
+    """Return the folder of an Apache Kafka that can be started; NoKafkaError says what is missing."""
+    named = os.environ.get("KAFKA_HOME")
+    home = Path(named).resolve() if named else SHARED_KAFKA
+    if not (home / "broker").is_file() and not (home / SERVER_START).is_file():
+        where = f"KAFKA_HOME={named} holds" if named else "KAFKA_HOME is not set and ../shared/kafka holds"
+        raise NoKafkaError(
+            f"{where} no Apache Kafka: set KAFKA_HOME to an unpacked distribution (4.0 or later)"
+        )
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        raise NoKafkaError("Apache Kafka needs Java 17 or later: install it, or set JAVA_HOME")
+    return home
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of 127.0.0.1 that nothing listened on a moment ago."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+class ApacheNode:
+    """One node, broker and controller; started again on the same folder, it goes on with its data."""
+
+    def __init__(
+        self,
+        home: Path,
+        folder: Path,
+        number: int,
+        ports: tuple[int, int],
+        voters: str,
+        settings: Mapping[str, str],
+    ) -> None:
+        self.number = number
+        self.bootstrap = f"127.0.0.1:{ports[0]}"
+        self._home = home
+        self._folder = folder
+        self._ports = ports
+        self._voters = voters
+        self._settings = dict(settings)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process; `ApacheCluster.wait_ready` waits until it answers."""
+        assert self.pid is None, f"node {self.number} runs already"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        script = self._home / "broker"
+        command = self._script(script) if script.is_file() else self._distribution()
+        with (self._folder / "node.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ends_with_parent(command, signal.SIGKILL),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        self._end(signal.SIGKILL)
+
+    def stop(self, timeout: float = 60.0) -> None:
+        """Shut it down in order: leaders move first."""
+        self._end(signal.SIGTERM, timeout)
+
+    def pause(self) -> None:
+        """Freeze it; its connections stay open."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def log(self) -> str:
+        """Return the end of what it has logged."""
+        path = self._folder / "node.log"
+        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        assert self._process.poll() is None, f"node {self.number} does not run: {self.log()}"
+        self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals, timeout: float = 30.0) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            self._process = None
+
+    def _script(self, script: Path) -> list[str]:
+        client, controller = self._ports
+        settings = [f"{key}={value}" for key, value in self._settings.items()]
+        return [
+            str(script),
+            str(self._folder),
+            str(self.number),
+            f"{client}:{controller}",
+            self._voters,
+            *settings,
+        ]
+
+    def _distribution(self) -> list[str]:
+        properties = self._folder / "server.properties"
+        properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
+        if not (self._folder / "data" / "meta.properties").exists():
+            storage = str(self._home / "bin" / "kafka-storage.sh")
+            command = [storage, "format", "--cluster-id", CLUSTER_ID, "--config", str(properties)]
+            done = subprocess.run(
+                command, env=self._environment(), capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"kafka-storage.sh format failed: {done.stdout}{done.stderr}"
+        return [str(self._home / SERVER_START), str(properties)]
+
+    def _properties(self) -> dict[str, str]:
+        client, controller = self._ports
+        nodes = len(self._voters.split(","))
+        copies, in_sync = str(min(nodes, 3)), "2" if nodes > 1 else "1"
+        return {
+            "process.roles": "broker,controller",
+            "node.id": str(self.number),
+            "controller.quorum.voters": self._voters.replace("@", "@127.0.0.1:"),
+            "listeners": f"CLIENT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"CLIENT://127.0.0.1:{client}",
+            "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "CLIENT",
+            "log.dirs": str(self._folder / "data"),
+            "auto.create.topics.enable": "false",
+            "default.replication.factor": copies,
+            "min.insync.replicas": in_sync,
+            "offsets.topic.replication.factor": copies,
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": copies,
+            "transaction.state.log.min.isr": in_sync,
+            "transaction.state.log.num.partitions": "4",
+            "group.initial.rebalance.delay.ms": "0",
+            **self._settings,
+        }
+
+    def _environment(self) -> dict[str, str]:
+        mine = {
+            "LOG_DIR": str(self._folder / "logs"),
+            "KAFKA_HEAP_OPTS": "-Xms64m -Xmx384m",
+            "KAFKA_JVM_PERFORMANCE_OPTS": "-server -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+        }
+        return mine | dict(os.environ)
+
+
+class ApacheCluster:
+    """Nodes 1, 2, 3 ... as one cluster; a context manager that leaves nothing running."""
+
+    def __init__(
+        self, home: Path, folder: Path, nodes: int = 1, settings: Mapping[str, str] | None = None
+    ) -> None:
+        ports = free_ports(2 * nodes)
+        pairs = list(zip(ports[:nodes], ports[nodes:], strict=True))
+        voters = ",".join(f"{number}@{pair[1]}" for number, pair in enumerate(pairs, start=1))
+        self.nodes = [
+            ApacheNode(home, folder / str(number), number, pair, voters, settings or {})
+            for number, pair in enumerate(pairs, start=1)
+        ]
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(node.bootstrap for node in self.nodes)
+
+    def __enter__(self) -> Self:
+        try:
+            for node in self.nodes:
+                node.start()
+            self.wait_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill what runs; the data is not needed any more."""
+        for node in self.nodes:
+            node.kill()
+
+    def wait_ready(self, timeout: float = 90.0) -> None:
+        """Wait until a client learns of every node that was started."""
+        admin = make_admin(KafkaSettings(bootstrap_servers=self.bootstrap))
+        started = [node for node in self.nodes if node.pid is not None]
+
+        def all_known() -> bool:
+            for node in started:
+                assert node.pid is not None, f"node {node.number} ended: {node.log()}"
+            try:
+                return len(admin.list_topics(timeout=1.0).brokers) >= len(started)
+            except KafkaException:
+                return False
+
+        wait_until(all_known, timeout, "Apache Kafka did not come up")
