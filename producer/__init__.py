@@ -1,0 +1,1 @@
+"""From a corpus on disk to the documents topic; never imports torch."""

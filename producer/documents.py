@@ -1,0 +1,209 @@
+"""From the raw fields of a file or a line to the records of one document.
+
+A NUL in a text is kept: JSON, Avro, Kafka and tokenizers all take it, and dropping it would move every
+character behind it. (Tokenizers of the BERT family leave it out of the passage's tokens themselves.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from producer.refusals import Reason, RefusedError
+from producer.segments import cut
+from schemas.records import Document, Segment
+
+__all__ = ["MAX_ID_BYTES", "MAX_METADATA_BYTES", "MISSING", "RawDocument", "ReadDocument", "check", "records"]
+
+MAX_METADATA_BYTES = 32 * 1024
+"""The most that a document's metadata takes, names and values in UTF-8: every passage carries it."""
+
+MAX_ID_BYTES = 8 * 1024
+"""The most that an id takes in UTF-8: longer than any path, and far below a message's size."""
+
+MISSING = object()
+"""Stands for the content of a record that has none."""
+
+# A prefix of fewer digits, or another alphabet, may be anything: such a value is metadata.
+_HEX_PREFIX = re.compile(r"[0-9a-fA-F]{16,64}")
+_JSON = json.JSONEncoder(ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RawDocument:
+    """What a source found, before anything about it was checked.
+
+    Attributes:
+        content: The text, or whatever stands in its place; `MISSING` where nothing does.
+        fields: The other fields, by name.
+        source: Path of the file, as text.
+        relative: The same path relative to the root that was given: the id of a document that names none.
+        line: Number of the line in a file that holds many documents, from 1; None in a file that is one.
+    """
+
+    content: object
+    fields: Mapping[str, object]
+    source: str
+    relative: str
+    line: int | None = None
+
+    @property
+    def where(self) -> str:
+        """Where a person finds the document."""
+        return self.source if self.line is None else f"{self.source}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDocument:
+    """A document that can be sent.
+
+    Attributes:
+        id: Its id, never empty.
+        content: The whole text, without lone surrogates and more than white space.
+        content_bytes: Length of `content` in UTF-8.
+        content_hash: SHA-256 of `content` in UTF-8, 64 lower-case hex digits.
+        source: Path of the file.
+        metadata: At most `MAX_METADATA_BYTES`.
+        left_out: Names of the fields that the metadata had no room for.
+    """
+
+    id: str
+    content: str
+    content_bytes: int
+    content_hash: str
+    source: str
+    metadata: dict[str, str]
+    left_out: tuple[str, ...] = ()
+
+
+def check(raw: RawDocument, id_field: str | None = None) -> ReadDocument:
+    """Check a raw document and give it its id.
+
+    The id is `id_field` where one is named; else the record's own `id`, if that is text or a whole number;
+    else the path relative to the root, in a file of many documents with `#` and the content's hash. All other
+    fields become metadata.
+
+    Raises:
+        RefusedError: The document can't be sent as it is; says why.
+    """
+    content = raw.content
+    if content is MISSING:
+        raise RefusedError(Reason.NO_CONTENT, "has no field `content`")
+    if not isinstance(content, str):
+        raise RefusedError(Reason.CONTENT_NOT_TEXT, f"`content` is {_kind(content)}, not text")
+    if not content or content.isspace():
+        raise RefusedError(
+            Reason.EMPTY, "the content is empty" if not content else "the content is white space"
+        )
+    data = _utf8(content, "the content")
+    digest = hashlib.sha256(data).hexdigest()
+    fields = dict(raw.fields)
+    _check_hash(fields, digest)
+    document_id = _take_id(fields, id_field)
+    if document_id is None:
+        document_id = raw.relative if raw.line is None else f"{raw.relative}#{digest}"
+    if len(_utf8(document_id, "the id")) > MAX_ID_BYTES:
+        raise RefusedError(Reason.BAD_ID, f"the id is longer than {MAX_ID_BYTES} bytes")
+    metadata, left_out = _metadata(fields)
+    return ReadDocument(document_id, content, len(data), digest, raw.source, metadata, left_out)
+
+
+def records(document: ReadDocument, version: int, segment_bytes: int) -> list[Document]:
+    """Return the records of a document: one for each segment, all of the same version.
+
+    Args:
+        document: What to send.
+        version: When the document was read, milliseconds since the epoch.
+        segment_bytes: The most text that a record holds, in bytes of UTF-8.
+    """
+    segments = cut(document.content, segment_bytes)
+    made = []
+    start_char = 0
+    for index, text in enumerate(segments):
+        made.append(
+            Document(
+                id=document.id,
+                version=version,
+                content=text,
+                content_hash=document.content_hash,
+                source=document.source,
+                segment=Segment(index=index, count=len(segments), start_char=start_char),
+                metadata=document.metadata,
+            )
+        )
+        start_char += len(text)
+    return made
+
+
+def _check_hash(fields: dict[str, object], digest: str) -> None:
+    """Take a `content_hash` that is (a prefix of) a SHA-256 out of the fields, if it is right."""
+    given = fields.get("content_hash")
+    if not isinstance(given, str) or not _HEX_PREFIX.fullmatch(given):
+        return
+    if not digest.startswith(given.lower()):
+        told = f"`content_hash` is {given}, and the content's SHA-256 begins with {digest[: len(given)]}"
+        raise RefusedError(Reason.WRONG_HASH, told)
+    del fields["content_hash"]
+
+
+def _take_id(fields: dict[str, object], id_field: str | None) -> str | None:
+    """Return the id that the fields hold; an `id` that is used is no metadata any more."""
+    name = id_field or "id"
+    value = fields.get(name)
+    found = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if not found:
+        if id_field is not None:
+            has = "is missing" if value is None else f"is {_kind(value)}"
+            raise RefusedError(Reason.BAD_ID, f"`{id_field}`, the id field, {has}")
+        return None
+    if name == "id":
+        del fields[name]
+    return found
+
+
+def _metadata(fields: Mapping[str, object]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the fields as text, and the names of the largest ones, left out where all are too many bytes."""
+    metadata = {name: _as_text(name, value) for name, value in fields.items() if value is not None}
+    try:
+        # One encoding of all: that of each by itself would take as long as reading the document.
+        if len("".join((*metadata, *metadata.values())).encode()) <= MAX_METADATA_BYTES:
+            return metadata, ()
+    except UnicodeEncodeError:
+        pass  # the field is named below
+    sizes = {name: len(_utf8(name, "a field's name")) + len(_utf8(v, name)) for name, v in metadata.items()}
+    total = sum(sizes.values())
+    left_out = []
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if total <= MAX_METADATA_BYTES:
+            break
+        total -= sizes[name]
+        del metadata[name]
+        left_out.append(name)
+    return metadata, tuple(left_out)
+
+
+def _as_text(name: str, value: object) -> str:
+    """Return text as it is, and anything else as JSON writes it."""
+    if isinstance(value, str):
+        return value
+    try:
+        return _JSON.encode(value)
+    except RecursionError:
+        raise RefusedError(Reason.NESTED_TOO_DEEP, f"`{name}` is nested too deep") from None
+
+
+def _utf8(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        told = f"{what} holds a lone surrogate (\\u{ord(text[error.start]):04x}) at character {error.start}"
+        raise RefusedError(Reason.LONE_SURROGATE, told) from None
+
+
+def _kind(value: object) -> str:
+    """Name what a JSON value is."""
+    names = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return "null" if value is None else "empty text" if value == "" else names.get(type(value), "no text")
