@@ -1,0 +1,1 @@
+"""Documents topic -> encoder -> embeddings topic."""

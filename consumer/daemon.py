@@ -1,0 +1,295 @@
+"""The consumer daemon: wires the stages together, starts their threads, and ends them in order.
+
+    poll (this thread) -> prepare -> embed -> deliver
+
+Each arrow is a bounded queue; a stage that is done closes the queue behind it, so that the next one finishes
+what is in it and ends as well.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+
+from consumer.admission import admit, read_layout
+from consumer.deliver import Deliverer, Delivery
+from consumer.drained import Drained
+from consumer.embed import Embedder
+from consumer.encoder import Encoder
+from consumer.outbound import OutputLayout
+from consumer.ownership import Ownership
+from consumer.plain_commit import PlainDelivery
+from consumer.poll import Poller
+from consumer.prepare import Preparer
+from consumer.queues import BoundedQueue
+from consumer.records import EmbeddedWindow, Polled, Window
+from consumer.transaction import TransactionalDelivery
+from consumer.windows import WindowBuilder
+from embedstream.errors import EmbedstreamError
+from embedstream.kafka import make_admin, make_consumer, make_producer
+from embedstream.logs import get_logger
+from embedstream.metrics import Metrics, serve
+from embedstream.settings import Settings
+
+__all__ = ["Daemon", "run_daemon"]
+
+# One window being encoded, one ready for the encoder; one being delivered, one ready for delivery.
+WINDOWS_AHEAD = 1
+# A revoke waits at most so long for encoded windows to be delivered.
+REVOKE_SECONDS = 2.0
+DRAINED_CHECK_SECONDS = 0.5
+# The first window, before a rate is known: enough batches to measure one.
+FIRST_BATCHES = 8
+
+_log = get_logger("daemon")
+
+
+class Daemon:
+    """One consumer of the group. `run` blocks; `stop` may be called from a signal handler or a thread."""
+
+    def __init__(
+        self, settings: Settings, load: Callable[[], Encoder], metrics: Metrics | None = None
+    ) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            settings: all of them.
+            load: loads the model; called after the topics were checked, since it takes long.
+            metrics: to share a registry; a new one otherwise.
+        """
+        self._settings = settings
+        self._load = load
+        self.metrics = metrics or Metrics()
+        self._stopping = threading.Event()
+        self._failed = threading.Event()
+        self._failure: BaseException | None = None
+
+    def stop(self) -> None:
+        """Asks the daemon to deliver what is encoded, leave the group and return."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Consumes until stopped, or drained if `consumer.until_drained` is set.
+
+        Raises:
+            EmbedstreamError: what ends the daemon otherwise; its exit code says whether to start again.
+        """
+        settings = self._settings
+        admin = make_admin(settings.kafka)
+        layout = read_layout(admin, settings.kafka)
+        encoder = self._load()
+        info = encoder.info
+        self.metrics.model_info.info(
+            {
+                "model": info.name,
+                "fingerprint": info.fingerprint,
+                "dim": str(info.dim),
+                "precision": info.precision,
+                "attention": info.attention,
+                "device": info.device,
+                "token_budget": str(encoder.token_budget),
+            }
+        )
+        _log.info(
+            "model_loaded",
+            model=info.name,
+            fingerprint=info.fingerprint,
+            dim=info.dim,
+            max_tokens=info.max_tokens,
+            precision=info.precision,
+            attention=info.attention,
+            device=info.device,
+            token_budget=encoder.token_budget,
+        )
+        admit(admin, settings, layout, info.fingerprint)
+        self._consume(admin, layout, encoder)
+
+    def _consume(self, admin: AdminClient, layout: OutputLayout, encoder: Encoder) -> None:
+        settings = self._settings.consumer
+        drained = None
+        if settings.until_drained:
+            drained = Drained(admin, settings.group, self._settings.kafka.documents_topic)
+            if drained.is_reached():
+                _log.info("drained", group=settings.group)
+                return
+        inputs: BoundedQueue[Polled] = BoundedQueue(settings.queue_bytes)
+        windows: BoundedQueue[Window] = BoundedQueue(WINDOWS_AHEAD)
+        embedded: BoundedQueue[EmbeddedWindow] = BoundedQueue(WINDOWS_AHEAD)
+        ownership = Ownership()
+        poller = self._make_poller(inputs, ownership)
+        embedder = Embedder(windows, embedded, encoder, self.metrics, stopping=self._is_ending)
+        builder = WindowBuilder(
+            seconds=settings.window_seconds,
+            size=settings.window_bytes,
+            linger=settings.linger_seconds,
+            first_tokens=FIRST_BATCHES * encoder.token_budget,
+        )
+        preparer = Preparer(
+            inputs, windows, builder, encoder.splitter, self.metrics,
+            tokens_per_second=embedder.tokens_per_second,
+        )  # fmt: skip
+        deliverer = Deliverer(
+            embedded,
+            self._make_delivery(poller, ownership, encoder.info.fingerprint),
+            ownership,
+            layout,
+            encoder.info,
+            self.metrics,
+            store_text=settings.store_text,
+            joined=poller.joined.done,
+            giving_up=self._is_ending,
+        )
+        poller.more_encoded = lambda: deliverer.has_work and not self._failed.is_set()
+        threads = [
+            self._start("prepare", preparer.run),
+            self._start("embed", embedder.run),
+            self._start("deliver", deliverer.run),
+        ]
+        if drained is not None:
+            self._start("drained", lambda: self._watch(drained))
+        poller.subscribe()
+        _log.info("consuming", group=settings.group, instance_id=settings.instance_id)
+
+        def done() -> bool:
+            if self._is_ending():
+                # What was read but not encoded is left: it is read again after the committed offset.
+                inputs.close(discard=True)
+            return self._failed.is_set() or not any(thread.is_alive() for thread in threads)
+
+        try:
+            poller.run(done, reading=lambda: not self._is_ending())
+        except EmbedstreamError as error:
+            self._fail(error)
+        inputs.close(discard=True)
+        self._leave(poller)
+        if self._failure is not None:
+            raise self._failure
+        _log.info("left", group=settings.group)
+
+    def _leave(self, poller: Poller) -> None:
+        leaving = self._start("leave", poller.leave)
+        leaving.join(15.0)
+        if leaving.is_alive():
+            # The group notices by itself when the session ends.
+            _log.warning("leaving_hangs")
+
+    def _make_poller(self, inputs: BoundedQueue[Polled], ownership: Ownership) -> Poller:
+        settings = self._settings.consumer
+        group: dict[str, Any] = {
+            "group_id": settings.group,
+            "max_poll_interval_ms": int(settings.max_poll_interval_seconds * 1000),
+            "client_id": f"embedstream-{settings.instance_id}",
+        }
+        if settings.group_protocol == "consumer":
+            group["group_protocol"] = "consumer"
+        else:
+            group |= {
+                "group_protocol": "classic",
+                "partition_assignment_strategy": "cooperative-sticky",
+                "group_instance_id": settings.instance_id,
+                "session_timeout_ms": int(settings.session_timeout_seconds * 1000),
+                "heartbeat_interval_ms": int(min(3.0, settings.session_timeout_seconds / 5) * 1000),
+            }
+        return Poller(
+            make_consumer(self._settings.kafka, **group),
+            self._settings.kafka.documents_topic,
+            inputs,
+            ownership,
+            self.metrics,
+            revoke_seconds=REVOKE_SECONDS,
+            max_poll_seconds=settings.max_poll_interval_seconds,
+        )
+
+    def _make_delivery(self, poller: Poller, ownership: Ownership, fingerprint: str) -> Delivery:
+        settings, kafka = self._settings.consumer, self._settings.kafka
+        name = f"embedstream-{settings.group}-{settings.instance_id}"
+        # Dead letters carry up to 4 MiB; the topics' own limits were checked before.
+        common = {"message_max_bytes": 8 * 1024 * 1024, "client_id": name}
+        if settings.delivery == "at-least-once":
+            return PlainDelivery(lambda: make_producer(kafka, **common), poller, fingerprint=fingerprint)
+        timeout_ms = int(settings.transaction_timeout_seconds * 1000)
+
+        def producer() -> Producer:
+            return make_producer(kafka, transactional_id=name, transaction_timeout_ms=timeout_ms, **common)
+
+        return TransactionalDelivery(
+            producer,
+            poller,
+            ownership,
+            fingerprint=fingerprint,
+            timeout_seconds=settings.transaction_timeout_seconds,
+            stopping=self._is_ending,
+        )
+
+    def _watch(self, drained: Drained) -> None:
+        while not self._stopping.wait(DRAINED_CHECK_SECONDS):
+            if drained.is_reached():
+                _log.info("drained", group=self._settings.consumer.group)
+                self.stop()
+
+    def _is_ending(self) -> bool:
+        return self._stopping.is_set() or self._failed.is_set()
+
+    def _start(self, name: str, target: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:
+                self._fail(error)
+
+        # A daemon thread: one that hangs in a client must not keep a failed process alive.
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._failed.set()
+
+
+def run_daemon(settings: Settings, load: Callable[[], Encoder] | None = None) -> None:
+    """The `consume` command: a daemon with its metrics and signal handlers.
+
+    Args:
+        settings: all of them.
+        load: another encoder than the one that the settings name.
+
+    Raises:
+        EmbedstreamError: see `Daemon.run`.
+    """
+
+    def load_model() -> Encoder:
+        from consumer.model import load_encoder  # torch takes seconds to import
+
+        return load_encoder(settings.encoder, settings.consumer.overflow)
+
+    daemon = Daemon(settings, load or load_model)
+    serve(daemon.metrics, settings.metrics)
+    with _signals(daemon):
+        daemon.run()
+
+
+@contextmanager
+def _signals(daemon: Daemon) -> Iterator[None]:
+    """SIGTERM and SIGINT ask for a clean end; a second one ends at once (nothing is lost by that)."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        daemon.stop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        _log.info("stopping", signal=signal.Signals(number).name)
+
+    before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,185 @@
+"""The deliver stage: produces and commits windows one at a time, in the order they were read.
+
+The stage itself is the same for both guarantees; how a window lands is `consumer.transaction` (exactly once)
+or `consumer.plain_commit` (at least once).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from consumer.encoder import ModelInfo
+from consumer.outbound import ItemRecords, OutputLayout, build_records
+from consumer.ownership import Ownership
+from consumer.queues import BoundedQueue, Closed
+from consumer.records import Deletion, EmbeddedWindow, Input, SplitDocument, polled
+from embedstream.logs import get_logger
+from embedstream.metrics import Metrics
+
+__all__ = ["Deliverer", "Delivery", "NotDelivered"]
+
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 2.0
+
+_log = get_logger("deliver")
+
+
+class NotDelivered(Exception):
+    """The attempt had no effect; the same window may be delivered again."""
+
+
+class Delivery(Protocol):
+    """One way to deliver a window."""
+
+    def prepare(self) -> None:
+        """Gets ready to deliver; called once, when the group has let the daemon in."""
+        ...
+
+    def deliver(self, items: Sequence[ItemRecords]) -> None:
+        """Produces the records of all items and commits their offsets, all or nothing where it can.
+
+        Raises:
+            NotDelivered: nothing was committed; try again.
+            EmbedstreamError: this daemon can't go on.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go of the producer."""
+        ...
+
+
+class Deliverer:
+    """Takes embedded windows and sees each one through, as long as its partitions are ours."""
+
+    def __init__(
+        self,
+        embedded: BoundedQueue[EmbeddedWindow],
+        delivery: Delivery,
+        ownership: Ownership,
+        layout: OutputLayout,
+        model: ModelInfo,
+        metrics: Metrics,
+        *,
+        store_text: bool,
+        joined: Callable[[], bool],
+        giving_up: Callable[[], bool],
+    ) -> None:
+        """Connects the stage.
+
+        Args:
+            embedded: windows, in the order they were read.
+            delivery: how a window lands.
+            ownership: knows which records are still ours.
+            layout: where output goes.
+            model: stands in every record.
+            metrics: counts what was committed.
+            store_text: whether an embedding carries its passage's text.
+            joined: whether the group has let the daemon in.
+            giving_up: while true, a window that can't be delivered is not tried again.
+        """
+        self._embedded = embedded
+        self._delivery = delivery
+        self._ownership = ownership
+        self._layout = layout
+        self._model = model
+        self._metrics = metrics
+        self._store_text = store_text
+        self._joined = joined
+        self._giving_up = giving_up
+        self._busy = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether an embedded window waits or is being delivered."""
+        return self._busy or len(self._embedded) > 0
+
+    def run(self) -> None:
+        """Works until the queue of embedded windows is closed."""
+        try:
+            prepared = False
+            while True:
+                embedded = self._embedded.get(0.1)
+                if not prepared and self._joined():
+                    self._delivery.prepare()
+                    prepared = True
+                if embedded is not None:
+                    self._busy = True
+                    self._deliver(embedded)
+                    self._busy = False
+        except Closed:
+            pass
+        finally:
+            self._busy = False
+            self._embedded.close(discard=True)
+            self._delivery.close()
+
+    def _deliver(self, embedded: EmbeddedWindow) -> None:
+        started = time.monotonic()
+        # Built once: a window that is delivered again is the same bytes.
+        items = build_records(
+            embedded,
+            self._layout,
+            self._model,
+            store_text=self._store_text,
+            now_ms=time.time_ns() // 1_000_000,
+        )
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            kept = self._ownership.open_transaction([each.item for each in items])
+            if not kept:
+                _log.info(
+                    "window_dropped", window=embedded.window.number, why="its partitions were taken away"
+                )
+                return
+            ours = {id(item) for item in kept}
+            try:
+                self._delivery.deliver([each for each in items if id(each.item) in ours])
+                break
+            except NotDelivered as error:
+                self._metrics.transactions_total.labels(result="aborted").inc()
+                _log.warning("window_not_delivered", window=embedded.window.number, why=str(error))
+            finally:
+                self._ownership.close_transaction()
+            if self._giving_up():
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        self._account([each for each in items if id(each.item) in ours], embedded.window.number, started)
+
+    def _account(self, items: Sequence[ItemRecords], window: int, started: float) -> None:
+        """Counts what was committed, and says so in one line."""
+        metrics = self._metrics
+        passages = dead = 0
+        newest = 0
+        for each in items:
+            if not isinstance(polled(each.item), Input):
+                continue
+            newest = max(newest, polled(each.item).timestamp)  # type: ignore[union-attr]
+            if each.failure is not None:
+                dead += 1
+                metrics.records_total.labels(stage="deliver", result="dead_letter").inc()
+                metrics.dead_letters_total.labels(reason=each.failure.reason.value).inc()
+            elif isinstance(each.item, Deletion):
+                metrics.records_total.labels(stage="deliver", result="deletion").inc()
+            elif isinstance(each.item, SplitDocument):
+                passages += len(each.records)
+                metrics.records_total.labels(stage="deliver", result="ok").inc()
+        now = time.time()
+        metrics.passages_total.inc(passages)
+        metrics.transactions_total.labels(result="committed").inc()
+        metrics.last_commit_timestamp_seconds.set(now)
+        if newest:
+            metrics.record_age_seconds.set(max(0.0, now - newest / 1000))
+        seconds = time.monotonic() - started
+        metrics.stage_duration_seconds.labels(stage="deliver").observe(seconds)
+        _log.info(
+            "window_delivered",
+            window=window,
+            records=len(items),
+            passages=passages,
+            dead_letters=dead,
+            seconds=round(seconds, 3),
+        )

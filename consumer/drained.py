@@ -1,0 +1,46 @@
+"""Whether a job is done: each partition of the documents committed up to where it ended at the start."""
+
+from __future__ import annotations
+
+from confluent_kafka import IsolationLevel
+from confluent_kafka.admin import AdminClient
+
+from embedstream.errors import ServiceUnavailableError
+from embedstream.kafka import topic_partitions
+from embedstream.offsets import committed_offsets, end_offsets, start_offsets
+
+__all__ = ["Drained"]
+
+
+class Drained:
+    """The targets of a job, frozen when it is made.
+
+    All partitions count, whoever reads them, so that a daemon without any can end too. An AdminClient is
+    asked, so this may be used from any thread.
+    """
+
+    def __init__(self, admin: AdminClient, group: str, topic: str) -> None:
+        """Takes today's read_committed end offsets as the targets.
+
+        Raises:
+            ServiceUnavailableError: no broker answers.
+        """
+        self._admin = admin
+        self._group = group
+        self._topic = topic
+        partitions = range(topic_partitions(admin, topic))
+        self._targets = end_offsets(admin, topic, partitions, IsolationLevel.READ_COMMITTED)
+        starts = start_offsets(admin, topic, partitions)
+        # A partition that holds nothing, and never will before the target, needs no commit.
+        self._open = {p for p, target in self._targets.items() if starts[p] < target}
+
+    def is_reached(self) -> bool:
+        """Whether the group has committed all targets; False when the broker does not answer."""
+        if not self._open:
+            return True
+        try:
+            committed = committed_offsets(self._admin, self._group, self._topic, self._open)
+        except ServiceUnavailableError:
+            return False
+        self._open = {p for p in self._open if p not in committed or committed[p].offset < self._targets[p]}
+        return not self._open

@@ -1,0 +1,105 @@
+"""The encode stage: windows of passages in, windows with vectors out, on one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumer.encoder import Encoder
+from consumer.queues import BoundedQueue, Closed
+from consumer.records import EmbeddedWindow, Failure, Window
+from consumer.robust import Stopped, encode_passages
+from embedstream.logs import get_logger
+from embedstream.metrics import Metrics
+
+__all__ = ["Embedder"]
+
+# How much of the measured rate is the newest window's: the rate settles in a few windows and follows changes.
+RATE_WEIGHT = 0.3
+# After the device ran out of memory: back to the full budget in about 30 windows.
+BUDGET_GROWTH = 1.02
+
+_log = get_logger("embed")
+
+
+class Embedder:
+    """Encodes window after window, ahead of their delivery."""
+
+    def __init__(
+        self,
+        windows: BoundedQueue[Window],
+        embedded: BoundedQueue[EmbeddedWindow],
+        encoder: Encoder,
+        metrics: Metrics,
+        *,
+        stopping: Callable[[], bool],
+    ) -> None:
+        """Connects the stage; while `stopping()`, what is not encoded yet is left for later."""
+        self._windows = windows
+        self._embedded = embedded
+        self._encoder = encoder
+        self._metrics = metrics
+        self._stopping = stopping
+        self._rate: float | None = None
+        self._token_budget = encoder.token_budget
+
+    def tokens_per_second(self) -> float | None:
+        """The encoder's rate over recent windows; None until the first is done."""
+        return self._rate
+
+    def run(self) -> None:
+        """Works until the queue of windows is closed or the daemon stops, then closes the next queue."""
+        try:
+            while not self._stopping():
+                window = self._windows.get(0.2)
+                if window is not None:
+                    self._embedded.put(self._encode(window))
+                    self._metrics.queue_depth.labels(stage="deliver").set(len(self._embedded))
+        except (Closed, Stopped):
+            pass
+        finally:
+            # A stage before this one may be waiting for room.
+            self._windows.close(discard=True)
+            self._embedded.close()
+
+    def _encode(self, window: Window) -> EmbeddedWindow:
+        started = time.monotonic()
+        passages = [passage.token_ids for item in window.documents for passage in item.passages]
+        # What repeats within a window (a licence, a header) is encoded once.
+        first: dict[bytes, int] = {}
+        distinct: list[NDArray[np.int32]] = []
+        places = []
+        for ids in passages:
+            place = first.setdefault(ids.tobytes(), len(distinct))
+            places.append(place)
+            if place == len(distinct):
+                distinct.append(ids)
+        outcomes = self._outcomes(distinct) if distinct else []
+        seconds = time.monotonic() - started
+        tokens = sum(len(ids) for ids in distinct)
+        self._metrics.tokens_total.inc(tokens)
+        self._metrics.duplicate_passages_total.inc(len(passages) - len(distinct))
+        self._metrics.stage_duration_seconds.labels(stage="encode").observe(seconds)
+        if tokens:
+            rate = tokens / max(seconds, 1e-6)
+            self._rate = rate if self._rate is None else RATE_WEIGHT * rate + (1 - RATE_WEIGHT) * self._rate
+        return EmbeddedWindow(window, tuple(outcomes[place] for place in places))
+
+    def _outcomes(self, distinct: list[NDArray[np.int32]]) -> list[NDArray[np.float32] | Failure]:
+        outcomes, stats = encode_passages(
+            self._encoder, distinct, stop=self._stopping, token_budget=self._token_budget
+        )
+        for batch in stats.batches:
+            self._metrics.batch_tokens.observe(batch.padded_tokens)
+            self._metrics.batch_passages.observe(batch.passages)
+        self._metrics.padding_ratio.set(stats.padding)
+        if stats.oom_splits:
+            self._metrics.oom_splits_total.inc(stats.oom_splits)
+            _log.warning("out_of_memory", splits=stats.oom_splits, token_budget=stats.token_budget)
+        # Memory may come back: another process may have held it.
+        grown = stats.token_budget if stats.oom_splits else int(stats.token_budget * BUDGET_GROWTH)
+        self._token_budget = min(grown, self._encoder.token_budget)
+        return outcomes

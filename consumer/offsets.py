@@ -1,0 +1,34 @@
+"""Committed offsets: the consumer's checkpoints, with the model's fingerprint beside each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import Consumer, TopicPartition
+
+from consumer.outbound import ItemRecords
+from consumer.records import next_offsets, polled
+
+__all__ = ["have_landed", "offsets_of"]
+
+COMMITTED_TIMEOUT_SECONDS = 2.0
+
+
+def offsets_of(items: Sequence[ItemRecords], fingerprint: str) -> list[TopicPartition]:
+    """What to commit once the items are delivered; the fingerprint travels as the offset's metadata."""
+    offsets = next_offsets(polled(each.item) for each in items)
+    return [TopicPartition(t, p, offset, fingerprint) for (t, p), offset in offsets.items()]
+
+
+def have_landed(consumer: Consumer, offsets: Sequence[TopicPartition]) -> bool:
+    """Whether these very offsets (or later ones) are committed for the group.
+
+    They were committed in one transaction, so either all of them were or none.
+
+    Raises:
+        KafkaException: no answer; offsets that are pending in a transaction time out.
+    """
+    wanted: Mapping[tuple[str, int], int] = {(o.topic, o.partition): o.offset for o in offsets}
+    asked = [TopicPartition(topic, partition) for topic, partition in wanted]
+    committed = consumer.committed(asked, timeout=COMMITTED_TIMEOUT_SECONDS)
+    return all(c.offset >= wanted[c.topic, c.partition] for c in committed)

@@ -1,0 +1,69 @@
+"""At least once: produce, wait for every acknowledgement, commit. A death in between doubles a window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from confluent_kafka import Consumer, KafkaException, Producer
+
+from consumer.deliver import NotDelivered
+from consumer.offsets import offsets_of
+from consumer.outbound import ItemRecords
+from consumer.poll import Poller
+from consumer.sending import Sending
+from embedstream.kafka import describe_error, explain
+
+__all__ = ["PlainDelivery"]
+
+COMMIT_SECONDS = 30.0
+
+
+class PlainDelivery:
+    """Delivers windows through an idempotent producer, offsets after."""
+
+    def __init__(self, make_producer: Callable[[], Producer], poller: Poller, *, fingerprint: str) -> None:
+        """The producer is made for the first window, and again after a failed one."""
+        self._make_producer = make_producer
+        self._poller = poller
+        self._fingerprint = fingerprint
+        self._producer: Producer | None = None
+
+    def prepare(self) -> None:
+        """Nothing to do: there is no predecessor to fence."""
+
+    def deliver(self, items: Sequence[ItemRecords]) -> None:
+        """Produces all records, waits for their reports, commits the offsets.
+
+        Raises:
+            NotDelivered: a record was not acknowledged, or the offsets were not taken.
+        """
+        if self._producer is None:
+            self._producer = self._make_producer()
+        sending = Sending(self._producer)
+        sending.send(items)
+        if sending.failed is not None:
+            if sending.too_large:
+                raise explain(KafkaException(sending.failed))
+            # Records that are still queued would come twice; with the producer they are gone.
+            self._producer = None
+            raise NotDelivered(describe_error(sending.failed))
+        self._commit(items)
+
+    def close(self) -> None:
+        """Leaves the producer; nothing is in flight between two windows."""
+        self._producer = None
+
+    def _commit(self, items: Sequence[ItemRecords]) -> None:
+        offsets = offsets_of(items, self._fingerprint)
+
+        def commit(consumer: Consumer) -> None:
+            for each in consumer.commit(offsets=offsets, asynchronous=False) or ():
+                if each.error is not None:
+                    raise KafkaException(each.error)
+
+        try:
+            self._poller.request(commit, COMMIT_SECONDS)
+        except KafkaException as exception:
+            raise NotDelivered(describe_error(exception.args[0])) from None
+        except TimeoutError:
+            raise NotDelivered("the commit was not answered") from None

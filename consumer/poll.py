@@ -1,0 +1,266 @@
+"""The poll stage: the one thread that calls the Kafka consumer.
+
+confluent-kafka lets one thread at a time into a consumer, and another deadlocks during a callback; so whoever
+needs something of it (group metadata, a commit) asks here and waits for the answer. This thread never waits
+long for anything itself, or the group would throw the daemon out.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from consumer.ownership import Ownership
+from consumer.queues import BoundedQueue
+from consumer.records import EndOfPartition, Input, Polled, header_list
+from embedstream.errors import ConfigError, EmbedstreamError, FencedError, TryAgainError
+from embedstream.kafka import describe_error, explain
+from embedstream.logs import get_logger
+from embedstream.metrics import Metrics
+
+__all__ = ["Poller"]
+
+# A batch of messages is copied under the interpreter lock: large enough to be cheap, and still brief.
+MESSAGES_PER_POLL = 256
+POLL_SECONDS = 0.05
+# Pausing throws away what was fetched ahead, so a full queue is first waited on. The group's callbacks wait
+# as well meanwhile: that bounds this from above.
+PAUSE_AFTER_SECONDS = 1.0
+
+T = TypeVar("T")
+
+_log = get_logger("poll")
+
+
+class Poller:
+    """Owns the Kafka consumer: polls into a queue, answers requests, keeps the ownership up to date."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        topic: str,
+        inputs: BoundedQueue[Polled],
+        ownership: Ownership,
+        metrics: Metrics,
+        *,
+        revoke_seconds: float,
+        max_poll_seconds: float,
+    ) -> None:
+        """Takes over the consumer; from here on, only the thread that calls `run` may use it.
+
+        Args:
+            consumer: not yet subscribed.
+            topic: the documents topic.
+            inputs: where records go, costed in bytes.
+            ownership: told of every assignment.
+            metrics: counts rebalances.
+            revoke_seconds: how long a revoke may wait for one more encoded window to start.
+            max_poll_seconds: the poll interval; a transaction that outlasts it ends the process.
+        """
+        self._consumer = consumer
+        self._topic = topic
+        self._inputs = inputs
+        self._ownership = ownership
+        self._metrics = metrics
+        self._revoke_seconds = revoke_seconds
+        self._max_poll_seconds = max_poll_seconds
+        self._requests: queue.SimpleQueue[tuple[Callable[[Consumer], Any], Future[Any]]] = queue.SimpleQueue()
+        self._held: deque[Polled] = deque()
+        self._held_since = 0.0
+        self._paused: set[tuple[str, int]] = set()
+        self._error: EmbedstreamError | None = None
+        self.joined: Future[None] = Future()
+        self.more_encoded: Callable[[], bool] = lambda: False
+
+    def request(self, call: Callable[[Consumer], T], timeout: float = 60.0) -> T:
+        """Runs `call` with the consumer on the poll thread and returns its result (from any other thread).
+
+        Raises:
+            TimeoutError: the poll thread did not answer in time; whatever `call` raises is raised here.
+        """
+        future: Future[T] = Future()
+        self._requests.put((call, future))
+        return future.result(timeout)
+
+    def subscribe(self) -> None:
+        """Joins the group."""
+        self._consumer.subscribe(
+            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def run(self, until: Callable[[], bool], *, reading: Callable[[], bool]) -> None:
+        """Polls until `until()`; records are passed on only while `reading()`.
+
+        Raises:
+            FencedError: another daemon with this instance id joined.
+            ConfigError: the topic is gone or not allowed.
+            TryAgainError: a transaction outlasted the poll interval.
+        """
+        while not until():
+            self._answer_requests(0.0)
+            if reading():
+                self._read()
+            else:
+                self._held.clear()
+                self._pause()
+                self._take(self._consume())
+                self._held.clear()
+            if self._error is not None:
+                raise self._error
+
+    def leave(self, timeout: float = 10.0) -> None:
+        """Gives the partitions back at once, so that the others need not wait for the session to end.
+
+        `close()` alone would not do that for a static member.
+        """
+        deadline = time.monotonic() + timeout
+        self._consumer.unsubscribe()
+        while self._consumer.assignment() and time.monotonic() < deadline:
+            self._consumer.poll(POLL_SECONDS)
+        self._consumer.close()
+
+    def _read(self) -> None:
+        self._pass_on()
+        if self._held:
+            now = time.monotonic()
+            if self._paused or now - self._held_since > PAUSE_AFTER_SECONDS:
+                self._pause()
+                self._take(self._consume())
+            else:
+                self._answer_requests(POLL_SECONDS)
+            return
+        if self._paused and self._inputs.cost <= self._inputs.capacity // 2:
+            self._resume()
+        if self._paused:
+            self._pause()  # partitions that were assigned since
+        self._take(self._consume())
+
+    def _consume(self) -> list[Message]:
+        try:
+            return self._consumer.consume(MESSAGES_PER_POLL, POLL_SECONDS)
+        except KafkaException as exception:
+            self._on_error(exception.args[0])
+            return []
+
+    def _take(self, messages: list[Message]) -> None:
+        for message in messages:
+            topic, partition, offset = message.topic(), message.partition(), message.offset()
+            error = message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                self._on_error(error)
+                continue
+            if topic is None or partition is None or offset is None:
+                continue
+            number = self._ownership.number((topic, partition))
+            if number is None:
+                continue
+            if error is not None:
+                self._held.append(EndOfPartition(topic, partition, offset, number))
+                continue
+            self._held.append(
+                Input(
+                    topic,
+                    partition,
+                    offset,
+                    number,
+                    message.key(),
+                    message.value(),
+                    tuple(header_list(message)),
+                    message.timestamp()[1],
+                )
+            )
+        if self._held:
+            self._held_since = time.monotonic() if messages else self._held_since
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._held and self._inputs.try_put(self._held[0], self._held[0].size):
+            self._held.popleft()
+
+    def _pause(self) -> None:
+        new = self._ownership.partitions - self._paused
+        if new:
+            self._consumer.pause([TopicPartition(*partition) for partition in new])
+            self._paused |= new
+
+    def _resume(self) -> None:
+        kept = self._paused & self._ownership.partitions
+        self._consumer.resume([TopicPartition(*partition) for partition in kept])
+        self._paused.clear()
+
+    def _answer_requests(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                left = deadline - time.monotonic()
+                call, future = self._requests.get(timeout=left) if left > 0 else self._requests.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                future.set_result(call(self._consumer))
+            except Exception as error:
+                future.set_exception(error)
+
+    def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._ownership.assign([(p.topic, p.partition) for p in partitions])
+        self._metrics.rebalances_total.labels(kind="assigned").inc()
+        _log.info("partitions_assigned", partitions=sorted(p.partition for p in partitions))
+        if not self.joined.done():
+            self.joined.set_result(None)
+
+    def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        # The partitions are still ours here: windows that are encoded may be delivered, so that no GPU work
+        # is lost, but only for so long, because the whole group waits.
+        deadline = time.monotonic() + self._revoke_seconds
+        while self.more_encoded() and time.monotonic() < deadline:
+            self._answer_requests(POLL_SECONDS)
+        self._withdraw(partitions, lost=False)
+
+    def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._withdraw(partitions, lost=True)
+
+    def _withdraw(self, partitions: list[TopicPartition], *, lost: bool) -> None:
+        """Changes the numbers first, then waits: a transaction that is open covers what was ours."""
+        names = {(p.topic, p.partition) for p in partitions}
+        self._ownership.withdraw(names, lost=lost)
+        self._paused -= names
+        deadline = time.monotonic() + self._max_poll_seconds
+        while self._ownership.transaction_open:
+            # The open transaction asks this very thread for the group metadata.
+            self._answer_requests(0.01)
+            if time.monotonic() > deadline:
+                self._error = TryAgainError(
+                    "a transaction outlasted the poll interval",
+                    "see the broker's log; start the daemon again",
+                )
+                break
+        self._held = deque(each for each in self._held if (each.topic, each.partition) not in names)
+        self._metrics.rebalances_total.labels(kind="lost" if lost else "revoked").inc()
+        _log.info("partitions_lost" if lost else "partitions_revoked", partitions=sorted(p for _, p in names))
+
+    def _on_error(self, error: KafkaError) -> None:
+        code = error.code()
+        if code in (KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID):
+            self._error = FencedError(
+                f"another daemon with this consumer.instance_id is in the group ({describe_error(error)})",
+                "give every daemon an instance id of its own (--instance-id)",
+            )
+        elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            self._error = ConfigError(
+                f"kafka.documents_topic {self._topic!r} does not exist any more",
+                "make it with `embedstream topics create`",
+            )
+        elif error.fatal() or code in (
+            KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            KafkaError.GROUP_AUTHORIZATION_FAILED,
+        ):
+            self._error = explain(KafkaException(error))
+        else:
+            # The client goes on by itself: a missed poll interval ends in on_lost, a broker comes back.
+            _log.warning("consumer_error", error=describe_error(error))

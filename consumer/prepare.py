@@ -1,0 +1,150 @@
+"""The decode and split stages: from polled records to windows of passages, on one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from consumer.queues import BoundedQueue, Closed
+from consumer.records import Deletion, EndOfPartition, Input, Item, Polled, Refused, SplitDocument, Window
+from consumer.split import Split, Splitter
+from consumer.windows import WindowBuilder
+from embedstream.metrics import Metrics
+from schemas.dead_letter import Reason
+from schemas.deletion import deletion_version
+from schemas.records import Document
+from schemas.wire import WireError, decode_document
+
+__all__ = ["Decoded", "Preparer", "decode", "split"]
+
+Decoded: TypeAlias = tuple[Input, Document] | Refused | Deletion | EndOfPartition
+
+# Enough texts at once for the tokenizer's threads, few enough that a window is not overshot by much.
+CHUNK_RECORDS = 64
+CHUNK_BYTES = 512 * 1024
+IDLE_SECONDS = 0.5
+
+
+class Preparer:
+    """Reads polled records, decodes and splits them, and closes windows."""
+
+    def __init__(
+        self,
+        inputs: BoundedQueue[Polled],
+        windows: BoundedQueue[Window],
+        builder: WindowBuilder,
+        splitter: Splitter,
+        metrics: Metrics,
+        *,
+        tokens_per_second: Callable[[], float | None],
+    ) -> None:
+        """Connects the stage; `tokens_per_second` is the encoder's rate, None until it is measured."""
+        self._inputs = inputs
+        self._windows = windows
+        self._builder = builder
+        self._splitter = splitter
+        self._metrics = metrics
+        self._rate = tokens_per_second
+
+    def run(self) -> None:
+        """Works until the input queue is closed, then closes the queue of windows."""
+        try:
+            while True:
+                self._step()
+        except Closed:
+            pass
+        finally:
+            self._windows.close()
+
+    def _step(self) -> None:
+        chunk = self._next_chunk()
+        rate = self._rate()
+        if rate is not None:
+            self._builder.measured(rate)
+        for item in self._prepared(chunk):
+            self._put(self._builder.add(item, time.monotonic()))
+        if not len(self._windows):
+            self._put(self._builder.idle(time.monotonic()))
+
+    def _next_chunk(self) -> list[Polled]:
+        """What is there, at most a chunk; waits for a first record as long as no window must be closed."""
+        left = self._builder.seconds_left(time.monotonic())
+        # While the encoder is busy the window may grow: look again only now and then.
+        wait = IDLE_SECONDS if left is None else max(left, 0.01 if not len(self._windows) else 0.05)
+        first = self._inputs.get(wait)
+        chunk: list[Polled] = []
+        size = 0
+        each = first
+        while each is not None:
+            chunk.append(each)
+            size += each.size
+            if len(chunk) >= CHUNK_RECORDS or size >= CHUNK_BYTES:
+                break
+            each = self._inputs.get(0.0)
+        return chunk
+
+    def _prepared(self, chunk: Sequence[Polled]) -> list[Item]:
+        if not chunk:
+            return []
+        with self._metrics.stage_duration_seconds.labels(stage="decode").time():
+            decoded = [each if isinstance(each, EndOfPartition) else decode(each) for each in chunk]
+        with self._metrics.stage_duration_seconds.labels(stage="split").time():
+            items = split(decoded, self._splitter)
+        for item in items:
+            if isinstance(item, SplitDocument) and item.truncated:
+                self._metrics.truncated_total.inc()
+        return items
+
+    def _put(self, window: Window | None) -> None:
+        if window is not None:
+            self._windows.put(window)
+            self._metrics.queue_depth.labels(stage="encode").set(len(self._windows))
+        self._metrics.queue_depth.labels(stage="decode").set(self._inputs.cost)
+
+
+def decode(record: Input) -> Decoded:
+    """Reads a record; what can't be read becomes a refusal, a null value a deletion."""
+    if record.value is None:
+        version = deletion_version(record.headers)
+        # A tombstone of another producer has no version: the broker's time of it is when the document went.
+        return Deletion(record, record.timestamp if version is None else version)
+    try:
+        return record, decode_document(record.value)
+    except WireError as error:
+        return Refused(record, Reason(error.reason), str(error))
+
+
+def split(decoded: Sequence[Decoded], splitter: Splitter) -> list[Item]:
+    """Cuts all documents of a chunk in one call, so that the tokenizer's threads share them."""
+    texts = [each[1].content for each in decoded if isinstance(each, tuple)]
+    splits = iter(_split_each(texts, splitter))
+    items: list[Item] = []
+    for each in decoded:
+        if not isinstance(each, tuple):
+            items.append(each)
+            continue
+        record, document = each
+        cut = next(splits)
+        if isinstance(cut, Exception):
+            items.append(_refused(record, document, Reason.ENCODE_FAILED, f"the tokenizer failed: {cut}"))
+        elif not cut.passages:
+            items.append(_refused(record, document, Reason.EMPTY, "the document has no text to embed"))
+        else:
+            items.append(SplitDocument(record, document, cut.passages, cut.truncated))
+    return items
+
+
+def _split_each(texts: Sequence[str], splitter: Splitter) -> Sequence[Split | Exception]:
+    try:
+        return splitter.split_many(texts)
+    except Exception as error:
+        # One text must not cost its neighbours: find it by halves.
+        if len(texts) == 1:
+            return [error]
+        half = len(texts) // 2
+        return [*_split_each(texts[:half], splitter), *_split_each(texts[half:], splitter)]
+
+
+def _refused(record: Input, document: Document, reason: Reason, message: str) -> Refused:
+    return Refused(record, reason, message, document.id, document.version)

@@ -1,0 +1,232 @@
+"""Exactly once: a window's records and its offsets in one Kafka transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from consumer.deliver import NotDelivered
+from consumer.offsets import have_landed, offsets_of
+from consumer.outbound import ItemRecords
+from consumer.ownership import Ownership
+from consumer.poll import Poller
+from consumer.sending import Sending
+from embedstream.errors import ConfigError, FencedError, TryAgainError
+from embedstream.kafka import describe_error, explain
+from embedstream.logs import get_logger
+
+__all__ = ["TransactionalDelivery"]
+
+# One call of the transaction API; a call that timed out is repeated, never replaced by another.
+CALL_SECONDS = 5.0
+METADATA_SECONDS = 30.0
+
+_log = get_logger("transaction")
+
+
+class _Broken(Exception):
+    """The producer can't be used any more; whether the transaction landed is not known."""
+
+
+class TransactionalDelivery:
+    """Delivers windows through a transactional producer that it makes, and makes again when it breaks."""
+
+    def __init__(
+        self,
+        make_producer: Callable[[], Producer],
+        poller: Poller,
+        ownership: Ownership,
+        *,
+        fingerprint: str,
+        timeout_seconds: float,
+        stopping: Callable[[], bool],
+    ) -> None:
+        """Nothing is connected before the first window.
+
+        Args:
+            make_producer: a new producer with the daemon's transactional id.
+            poller: answers for the consumer.
+            ownership: knows whether the open transaction's partitions were lost.
+            fingerprint: the model's, committed as the offsets' metadata.
+            timeout_seconds: the transaction time-out that the producer was made with.
+            stopping: whether the daemon wants to end; waiting for a broker ends with it.
+        """
+        self._make_producer = make_producer
+        self._poller = poller
+        self._ownership = ownership
+        self._fingerprint = fingerprint
+        self._timeout = timeout_seconds
+        self._stopping = stopping
+        self._producer: Producer | None = None
+
+    def prepare(self) -> None:
+        """Makes the producer and fences its predecessor.
+
+        Called when the group has let us in, not with the first window: as long as a dead predecessor's
+        transaction is open, the offsets of its partitions can't be read, and no first window comes.
+        """
+        self._ready()
+
+    def deliver(self, items: Sequence[ItemRecords]) -> None:
+        """One transaction: produce, check the delivery reports, send the offsets, commit.
+
+        Raises:
+            NotDelivered: the transaction was aborted.
+            FencedError: another daemon has our transactional id.
+            TryAgainError: the broker did not let us begin.
+        """
+        offsets = offsets_of(items, self._fingerprint)
+        producer = self._ready()
+        began = time.monotonic()
+        try:
+            self._attempt(producer, items, offsets)
+        except KafkaException as exception:
+            error: KafkaError = exception.args[0]
+            try:
+                self._after_error(producer, error, began)
+            except _Broken:
+                self._start_over(offsets, describe_error(error))
+        except _Broken as broken:
+            self._start_over(offsets, str(broken))
+
+    def close(self) -> None:
+        """Leaves the producer; nothing is in flight between two windows."""
+        self._producer = None
+
+    def _attempt(
+        self, producer: Producer, items: Sequence[ItemRecords], offsets: list[TopicPartition]
+    ) -> None:
+        self._repeat(producer.begin_transaction, timed=False)
+        sending = Sending(producer)
+        sending.send(items)
+        if sending.failed is not None:
+            self._abort_failed(producer, sending)
+        try:
+            # Fetched now, not before: the generation may have changed while producing.
+            metadata = self._poller.request(Consumer.consumer_group_metadata, METADATA_SECONDS)
+        except TimeoutError:
+            self._abort(producer)
+            raise NotDelivered("the poll thread did not answer") from None
+        self._repeat(producer.send_offsets_to_transaction, offsets, metadata)
+        if self._ownership.is_lost:
+            self._abort(producer)
+            raise NotDelivered("partitions were lost while the transaction was open")
+        self._repeat(producer.commit_transaction)
+
+    def _abort_failed(self, producer: Producer, sending: Sending) -> NoReturn:
+        error = sending.failed
+        assert error is not None
+        if error.fatal() or error.code() in (KafkaError._FENCED, KafkaError._FATAL):
+            raise KafkaException(error)
+        self._abort(producer)
+        if sending.too_large:
+            raise ConfigError(
+                f"a topic refuses our records ({describe_error(error)})",
+                "raise its max.message.bytes; `embedstream topics check` tells the size",
+            )
+        raise NotDelivered(describe_error(error))
+
+    def _after_error(self, producer: Producer, error: KafkaError, began: float) -> None:
+        if error.code() in (
+            KafkaError._FENCED,
+            KafkaError.PRODUCER_FENCED,
+            KafkaError.INVALID_PRODUCER_EPOCH,
+        ):
+            if time.monotonic() - began < self._timeout:
+                raise FencedError(
+                    f"another daemon took over this instance id ({describe_error(error)})",
+                    "give every daemon a consumer.instance_id of its own (--instance-id)",
+                ) from None
+            # The broker gave our transaction up; there is no rival.
+            raise _Broken(describe_error(error))
+        if error.txn_requires_abort():
+            self._abort(producer)
+            raise NotDelivered(describe_error(error))
+        raise _Broken(describe_error(error))
+
+    def _abort(self, producer: Producer) -> None:
+        try:
+            self._repeat(producer.abort_transaction)
+        except KafkaException as exception:
+            raise _Broken(describe_error(exception.args[0])) from None
+
+    def _repeat(self, call: Callable[..., Any], *arguments: Any, timed: bool = True) -> None:
+        """Repeats the same call while its error is retriable; after the transaction time-out it is broken.
+
+        Raises:
+            KafkaException: an error that repeating does not mend.
+            _Broken: it never ended.
+        """
+        deadline = time.monotonic() + self._timeout + CALL_SECONDS
+        while True:
+            try:
+                call(*arguments, *((CALL_SECONDS,) if timed else ()))
+                return
+            except KafkaException as exception:
+                error: KafkaError = exception.args[0]
+                again = error.retriable() or error.code() == KafkaError._TIMED_OUT
+                if not again or error.txn_requires_abort() or error.fatal():
+                    raise
+                if time.monotonic() > deadline:
+                    raise _Broken(describe_error(error)) from None
+                time.sleep(0.02)
+
+    def _ready(self) -> Producer:
+        """A producer that may begin a transaction: made, and its predecessor fenced, when there is none."""
+        if self._producer is None:
+            self._producer = self._initialised()
+        return self._producer
+
+    def _initialised(self) -> Producer:
+        producer = self._make_producer()
+        waited = False
+        while True:
+            try:
+                producer.init_transactions(CALL_SECONDS)
+                return producer
+            except KafkaException as exception:
+                error: KafkaError = exception.args[0]
+                if error.code() == KafkaError._FENCED:
+                    raise FencedError("another daemon took over this instance id") from None
+                if error.code() in (
+                    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+                    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+                    KafkaError._UNSUPPORTED_FEATURE,
+                    KafkaError.UNSUPPORTED_VERSION,
+                ):
+                    raise explain(exception) from None
+                if error.fatal():
+                    producer = self._make_producer()
+                if self._stopping():
+                    raise TryAgainError(f"no transaction could begin ({describe_error(error)})") from None
+                if not waited:
+                    _log.warning("waiting_for_transactions", error=describe_error(error))
+                waited = True
+                time.sleep(0.1)
+
+    def _start_over(self, offsets: list[TopicPartition], why: str) -> None:
+        """Throws the producer away and learns from the committed offsets whether the window landed.
+
+        `init_transactions` under the same id ends whatever was open, so the committed offsets tell the truth.
+
+        Raises:
+            NotDelivered: it did not.
+        """
+        _log.warning("producer_replaced", why=why)
+        self._producer = None
+        self._producer = self._initialised()
+        while True:
+            try:
+                landed = self._poller.request(
+                    lambda consumer: have_landed(consumer, offsets), METADATA_SECONDS
+                )
+                break
+            except (KafkaException, TimeoutError):
+                if self._stopping():
+                    raise TryAgainError("the committed offsets can't be read") from None
+                time.sleep(0.1)
+        if not landed:
+            raise NotDelivered(f"{why}; a new producer was made")

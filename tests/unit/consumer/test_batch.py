@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.batch import padding, plan_batches
+
+LENGTHS = st.lists(st.integers(1, 600), max_size=200)
+BUDGETS = st.integers(1, 5000)
+
+
+@given(LENGTHS, BUDGETS)
+def test_every_passage_is_in_exactly_one_batch(lengths: list[int], budget: int) -> None:
+    batches = plan_batches(lengths, budget)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert all(batches)
+
+
+@given(LENGTHS, BUDGETS)
+def test_a_padded_batch_keeps_the_budget_unless_it_is_one_passage(lengths: list[int], budget: int) -> None:
+    for batch in plan_batches(lengths, budget):
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
+
+
+@given(LENGTHS, BUDGETS)
+def test_passages_come_sorted_with_the_longest_first(lengths: list[int], budget: int) -> None:
+    order = [lengths[index] for batch in plan_batches(lengths, budget) for index in batch]
+    assert order == sorted(lengths, reverse=True)
+
+
+@given(LENGTHS, BUDGETS)
+def test_a_batch_is_closed_only_when_the_next_passage_does_not_fit(lengths: list[int], budget: int) -> None:
+    batches = plan_batches(lengths, budget)
+    for batch in batches[:-1]:
+        assert (len(batch) + 1) * lengths[batch[0]] > budget
+
+
+def test_passages_of_one_length_keep_their_order() -> None:
+    assert plan_batches([5, 5, 5, 5, 5], 10) == [[0, 1], [2, 3], [4]]
+
+
+def test_a_budget_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="token_budget"):
+        plan_batches([1], 0)
+
+
+def test_padding_is_the_share_of_computed_tokens_that_no_passage_has() -> None:
+    assert padding([4, 2, 3], [[0, 1], [2]]) == pytest.approx(2 / 11)
+    assert padding([], []) == 0.0
+
+
+@given(LENGTHS, BUDGETS)
+def test_sorting_never_pads_more_than_the_order_of_arrival(lengths: list[int], budget: int) -> None:
+    planned = padding(lengths, plan_batches(lengths, budget))
+    assert 0 <= planned <= padding(lengths, [list(range(len(lengths)))]) + 1e-9

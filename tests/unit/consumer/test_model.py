@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from consumer import model as model_module
+from consumer.encoder import Encoder
+from consumer.model import load_encoder
+from embedstream.errors import ConfigError
+from embedstream.settings import EncoderSettings
+from tests.models import save_bert
+
+NO_BF16 = "processor : 0\nflags : fpu avx2 avx512f\n"
+HAS_BF16 = "processor : 0\nflags : fpu avx2 avx512f avx512_bf16\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+def loaded(folder: Path, **settings: Any) -> Encoder:
+    return load_encoder(EncoderSettings(model=str(folder), **({"device": "cpu"} | settings)))
+
+
+def test_an_encoder_tells_what_it_is(folder: Path) -> None:
+    info = loaded(folder, precision="fp32").info
+    assert info.name == str(folder)
+    assert (info.dim, info.max_tokens, info.precision, info.device) == (48, 160, "fp32", "cpu")
+    assert len(info.fingerprint) == 16
+
+
+def test_the_precision_is_not_in_the_fingerprint_but_the_window_is(folder: Path) -> None:
+    def fingerprint(**settings: Any) -> str:
+        return loaded(folder, **settings).info.fingerprint
+
+    plain = fingerprint(precision="fp32")
+    assert plain == fingerprint(precision="bf16", token_budget=99)
+    assert plain == fingerprint(max_tokens=160, truncate_dim=48)
+    assert len({plain, fingerprint(max_tokens=100), fingerprint(truncate_dim=16)}) == 3
+
+
+@pytest.mark.parametrize(("asked", "window"), [(None, 100), (40, 40), (160, 160)])
+def test_the_window_is_the_models_own_unless_another_is_asked_for(
+    folder: Path, tmp_path: Path, asked: int | None, window: int
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = copy / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 100}))
+    encoder = loaded(copy, max_tokens=asked)
+    assert encoder.info.max_tokens == window
+    [split] = encoder.splitter.split_many(["dog " * 500])
+    assert len(split.passages[0].token_ids) == window
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_tokens": 161}, "encoder.max_tokens = 161 is beyond the 160 positions"),
+        ({"truncate_dim": 49}, "encoder.truncate_dim = 49 is more than the model's 48"),
+        ({"precision": "fp16"}, "encoder.precision = fp16"),
+        ({"device": "abacus"}, "encoder.device = abacus"),
+        ({"device": "cuda:99"}, "encoder.device = cuda:99"),
+    ],
+)
+def test_a_setting_that_does_not_go_with_the_model_or_machine_is_told(
+    folder: Path, settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told) as raised:
+        loaded(folder, **settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_prompt_that_fills_the_window_is_told(tmp_path: Path) -> None:
+    long = save_bert(tmp_path, prompts={"document": "word " * 20})
+    with pytest.raises(ConfigError, match=r"encoder\.max_tokens is too small"):
+        loaded(long, max_tokens=16)
+
+
+def test_a_folder_that_can_not_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match="can't be loaded") as raised:
+        loaded(copy)
+    assert "\n" not in str(raised.value)
+
+
+def test_code_that_comes_with_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    mark = tmp_path / "ran"
+    (copy / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass Evil: pass\n")
+    modules = json.loads((copy / "modules.json").read_text())
+    modules[0]["type"] = "evil.Evil"
+    (copy / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ConfigError, match="can't be loaded"):
+        loaded(copy)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(("flags", "precision"), [(NO_BF16, "fp32"), (HAS_BF16, "bf16")])
+def test_a_cpu_runs_bf16_where_it_has_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, precision: str
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(flags)
+    monkeypatch.setattr(model_module, "CPU_INFO", cpuinfo)
+    assert loaded(folder).info.precision == precision
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default", "prefix"),
+    [
+        ({}, None, 1),
+        ({"document": "doc: "}, None, 3),
+        ({"query": "query: ", "passage": "a passage: "}, None, 4),
+        ({"query": "query: "}, "query", 1),
+        ({"clustering": "cluster: "}, "clustering", 3),
+    ],
+)
+def test_documents_get_the_prompt_for_documents_and_never_that_for_queries(
+    tmp_path: Path, prompts: dict[str, str], default: str | None, prefix: int
+) -> None:
+    saved = save_bert(tmp_path, prompts=prompts, default_prompt_name=default)
+    assert loaded(saved).splitter.prefix_length == prefix
+
+
+def test_the_budget_asked_for_is_taken(folder: Path) -> None:
+    assert loaded(folder, token_budget=99).token_budget == 99
+    assert loaded(folder).token_budget == 2048
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_runs_fp16(folder: Path) -> None:
+    encoder = loaded(folder, device="auto")
+    assert (encoder.info.precision, encoder.info.device, encoder.token_budget) == ("fp16", "cuda", 16_384)
+
+
+def test_importing_does_not_import_torch() -> None:
+    command = "import sys, consumer.model, consumer.robust; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0

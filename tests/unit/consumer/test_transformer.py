@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from consumer.encoder import Encoder, OutOfMemory
+from consumer.model import load_encoder
+from consumer.transformer import TransformerEncoder
+from embedstream.errors import TryAgainError
+from embedstream.settings import EncoderSettings
+from tests.models import save_bert, save_roberta, short_texts
+
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "bert mean": lambda folder: save_bert(folder, "mean"),
+    "bert cls": lambda folder: save_bert(folder, "cls"),
+    "bert max": lambda folder: save_bert(folder, "max"),
+    "bert last token": lambda folder: save_bert(folder, "lasttoken"),
+    "bert dense": lambda folder: save_bert(folder, "mean", dense=20),
+    "bert not normalised": lambda folder: save_bert(folder, "mean", normalize=False),
+    "bert prompt": lambda folder: save_bert(folder, "mean", prompts={"document": "a document: "}),
+    "bert prompt not pooled": lambda folder: save_bert(
+        folder, "mean", prompts={"document": "a document: "}, include_prompt=False
+    ),
+    "roberta mean": lambda folder: save_roberta(folder, "mean"),
+    "roberta cls": lambda folder: save_roberta(folder, "cls"),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return MODELS[request.param](tmp_path_factory.mktemp("model"))
+
+
+def loaded(folder: Path, **settings: Any) -> Encoder:
+    return load_encoder(EncoderSettings(model=str(folder), device="cpu", **settings))
+
+
+def ids_of(encoder: Encoder, texts: list[str]) -> list[NDArray[np.int32]]:
+    """One passage a text, as sentence-transformers truncates them."""
+    return [split.passages[0].token_ids for split in encoder.splitter.split_many(texts)]
+
+
+def first_passages(encoder: Encoder, texts: list[str]) -> list[str]:
+    splits = encoder.splitter.split_many(texts)
+    return [text[: split.passages[0].end_char] for text, split in zip(texts, splits, strict=True)]
+
+
+def oracle(folder: Path, encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
+    model = SentenceTransformer(str(folder), device="cpu")
+    model.max_seq_length = encoder.info.max_tokens
+    vectors: NDArray[np.float32] = model.encode_document(texts, normalize_embeddings=True)
+    return vectors
+
+
+def lowest_cosine(vectors: NDArray[np.float32], others: NDArray[np.float32]) -> float:
+    return float((vectors.astype(np.float64) * others).sum(axis=1).min())
+
+
+def test_vectors_are_those_of_sentence_transformers(folder: Path) -> None:
+    encoder = loaded(folder, precision="fp32")
+    texts = first_passages(encoder, short_texts())
+    vectors = encoder.encode(ids_of(encoder, texts))
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(texts), encoder.info.dim)
+    assert vectors.flags.c_contiguous
+    expected = oracle(folder, encoder, texts)
+    assert lowest_cosine(vectors, expected) > 0.999999
+    # The models tell texts apart, so a wrong text would not pass.
+    assert (expected @ expected.T)[np.triu_indices(len(texts), 1)].min() < 0.95
+
+
+def test_neighbours_do_not_matter(folder: Path) -> None:
+    encoder = loaded(folder, precision="fp32")
+    ids = ids_of(encoder, short_texts())
+    alone = np.concatenate([encoder.encode([each]) for each in ids])
+    together = encoder.encode(ids)
+    backwards = encoder.encode(ids[::-1])[::-1]
+    assert np.allclose(alone, together, atol=2e-6)
+    assert np.allclose(alone, backwards, atol=2e-6)
+
+
+def test_bf16_keeps_the_direction(folder: Path) -> None:
+    exact, short = loaded(folder, precision="fp32"), loaded(folder, precision="bf16")
+    ids = ids_of(exact, short_texts())
+    assert lowest_cosine(short.encode(ids), exact.encode(ids)) > 0.9998
+    assert np.allclose(np.linalg.norm(short.encode(ids), axis=1), 1, atol=1e-6)
+
+
+def test_truncated_vectors_are_unit_vectors_again(folder: Path) -> None:
+    full, short = loaded(folder, precision="fp32"), loaded(folder, precision="fp32", truncate_dim=16)
+    ids = ids_of(full, short_texts())
+    expected = full.encode(ids)[:, :16]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.allclose(short.encode(ids), expected, atol=1e-6)
+    assert short.info.dim == 16
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+def test_no_passages_give_no_vectors(bert: Path) -> None:
+    encoder = loaded(bert, precision="fp32")
+    assert encoder.encode([]).shape == (0, encoder.info.dim)
+
+
+@pytest.mark.parametrize("length", [3, 4, 159, 160])
+def test_passages_up_to_the_last_position_are_encoded(bert: Path, length: int) -> None:
+    encoder = loaded(bert, precision="fp32", max_tokens=160)
+    ids = np.full(length, 2000, dtype=np.int32)
+    assert np.isfinite(encoder.encode([ids, ids[:3]])).all()
+
+
+@pytest.mark.parametrize("length", [126, 127, 128])
+def test_roberta_has_fewer_positions_than_it_states(tmp_path: Path, length: int) -> None:
+    encoder = loaded(save_roberta(tmp_path), precision="fp32")
+    assert encoder.info.max_tokens == 128
+    assert np.isfinite(encoder.encode([np.full(length, 100, dtype=np.int32)])).all()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("no"),
+    ],
+    ids=lambda error: str(error)[:20],
+)
+def test_every_kind_of_too_little_memory_is_told(
+    bert: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    encoder = failing(bert, monkeypatch, error)
+    with pytest.raises(OutOfMemory) as raised:
+        encoder.encode([np.array([101, 102], dtype=np.int32)])
+    # What still holds the traceback would hold the tensors.
+    assert raised.value.__context__ is None
+
+
+def test_memory_that_really_runs_out_is_told(bert: Path) -> None:
+    encoder = loaded(bert, precision="fp32")
+
+    # 160 tokens for each of a billion passages, which share one array.
+    class Many(list[NDArray[np.int32]]):
+        def __len__(self) -> int:
+            return 10**12
+
+    with pytest.raises(OutOfMemory):
+        encoder.encode(Many([np.full(160, 2000, dtype=np.int32)]))
+
+
+def test_a_broken_gpu_asks_for_a_new_process(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = failing(bert, monkeypatch, torch.AcceleratorError("CUDA error: unspecified launch failure"))
+    with pytest.raises(TryAgainError, match="unspecified launch failure"):
+        encoder.encode([np.array([101, 102], dtype=np.int32)])
+
+
+def test_an_id_that_the_model_lacks_is_an_error_of_its_own(bert: Path) -> None:
+    with pytest.raises(IndexError):
+        loaded(bert, precision="fp32").encode([np.array([101, 99_999, 102], dtype=np.int32)])
+
+
+def failing(bert: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Encoder:
+    def fail(*_: object) -> None:
+        raise error
+
+    encoder = loaded(bert, precision="fp32")
+    monkeypatch.setattr(TransformerEncoder, "_vectors", fail)
+    return encoder
