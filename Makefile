@@ -19,10 +19,10 @@ demo: $(INSTALLED)
 	$(BIN)/embedstream demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m 'not slow'
+	$(BIN)/python -m pytest tests -m 'not slow and not gpu'
 
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m slow
+	$(BIN)/python -m pytest tests -m 'slow and not gpu'
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from consumer.outbound import OutputLayout
@@ -17,7 +17,7 @@ from consumer.tail import Written, newest_written
 from embedstream.errors import ConfigError
 from embedstream.kafka import explain, make_consumer, topic_partitions
 from embedstream.logs import get_logger
-from embedstream.offsets import committed_offsets, start_offsets
+from embedstream.offsets import GroupOffsets, committed_offsets, start_offsets
 from embedstream.settings import KafkaSettings, Settings
 
 __all__ = ["admit", "read_layout"]
@@ -67,7 +67,7 @@ def admit(admin: AdminClient, settings: Settings, layout: OutputLayout, fingerpr
     """
     kafka, group = settings.kafka, settings.consumer.group
     partitions = range(topic_partitions(admin, kafka.documents_topic))
-    committed = committed_offsets(admin, group, kafka.documents_topic, partitions)
+    committed = committed_offsets(kafka, group, kafka.documents_topic, partitions)
     forgotten: list[TopicPartition] = []
     for look in range(LOOKS):
         if look:
@@ -75,13 +75,13 @@ def admit(admin: AdminClient, settings: Settings, layout: OutputLayout, fingerpr
         missing = set(partitions) - set(committed)
         written = _written(settings, layout, missing)
         # Read again: another daemon may have committed its first window meanwhile.
-        committed = committed_offsets(admin, group, kafka.documents_topic, partitions)
+        committed = committed_offsets(kafka, group, kafka.documents_topic, partitions)
         _refuse_other_model(settings, committed, written, fingerprint)
         forgotten = _forgotten(committed, written, missing, kafka.documents_topic)
         if not forgotten:
             break
     if forgotten:
-        _recover(admin, settings, forgotten, fingerprint)
+        _recover(settings, forgotten, fingerprint)
     _refuse_expired(admin, settings, committed, partitions)
 
 
@@ -118,9 +118,7 @@ def _forgotten(
     return [TopicPartition(topic, partition, offset + 1) for partition, offset in sorted(newest.items())]
 
 
-def _recover(
-    admin: AdminClient, settings: Settings, forgotten: list[TopicPartition], fingerprint: str
-) -> None:
+def _recover(settings: Settings, forgotten: list[TopicPartition], fingerprint: str) -> None:
     group = settings.consumer.group
     if not settings.consumer.recover_offsets:
         partitions = ", ".join(str(each.partition) for each in forgotten)
@@ -131,13 +129,8 @@ def _recover(
             "start with --recover-offsets to go on where the output ends (or name another group and topic)",
         )
     offsets = [TopicPartition(each.topic, each.partition, each.offset, fingerprint) for each in forgotten]
-    try:
-        answer = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, offsets)])
-        for each in answer[group].result().topic_partitions:
-            if each.error is not None:
-                raise KafkaException(each.error)
-    except KafkaException as exception:
-        raise explain(exception) from None
+    with GroupOffsets(settings.kafka, group) as group_offsets:
+        group_offsets.write(offsets)
     _log.info("offsets_recovered", offsets={each.partition: each.offset for each in offsets})
 
 

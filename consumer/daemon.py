@@ -115,7 +115,7 @@ class Daemon:
         settings = self._settings.consumer
         drained = None
         if settings.until_drained:
-            drained = Drained(admin, settings.group, self._settings.kafka.documents_topic)
+            drained = Drained(admin, self._settings.kafka, settings.group)
             if drained.is_reached():
                 _log.info("drained", group=settings.group)
                 return

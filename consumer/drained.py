@@ -7,7 +7,8 @@ from confluent_kafka.admin import AdminClient
 
 from embedstream.errors import ServiceUnavailableError
 from embedstream.kafka import topic_partitions
-from embedstream.offsets import committed_offsets, end_offsets, start_offsets
+from embedstream.offsets import GroupOffsets, end_offsets, start_offsets
+from embedstream.settings import KafkaSettings
 
 __all__ = ["Drained"]
 
@@ -15,19 +16,18 @@ __all__ = ["Drained"]
 class Drained:
     """The targets of a job, frozen when it is made.
 
-    All partitions count, whoever reads them, so that a daemon without any can end too. An AdminClient is
-    asked, so this may be used from any thread.
+    All partitions count, whoever reads them, so that a daemon without any can end too. It has clients of its
+    own, for one thread at a time.
     """
 
-    def __init__(self, admin: AdminClient, group: str, topic: str) -> None:
+    def __init__(self, admin: AdminClient, kafka: KafkaSettings, group: str) -> None:
         """Takes today's read_committed end offsets as the targets.
 
         Raises:
             ServiceUnavailableError: no broker answers.
         """
-        self._admin = admin
-        self._group = group
-        self._topic = topic
+        self._topic = topic = kafka.documents_topic
+        self._offsets = GroupOffsets(kafka, group)
         partitions = range(topic_partitions(admin, topic))
         self._targets = end_offsets(admin, topic, partitions, IsolationLevel.READ_COMMITTED)
         starts = start_offsets(admin, topic, partitions)
@@ -39,7 +39,7 @@ class Drained:
         if not self._open:
             return True
         try:
-            committed = committed_offsets(self._admin, self._group, self._topic, self._open)
+            committed = self._offsets.read(self._topic, self._open)
         except ServiceUnavailableError:
             return False
         self._open = {p for p in self._open if p not in committed or committed[p].offset < self._targets[p]}

@@ -100,6 +100,6 @@ class Embedder:
             self._metrics.oom_splits_total.inc(stats.oom_splits)
             _log.warning("out_of_memory", splits=stats.oom_splits, token_budget=stats.token_budget)
         # Memory may come back: another process may have held it.
-        grown = stats.token_budget if stats.oom_splits else int(stats.token_budget * BUDGET_GROWTH)
+        grown = stats.token_budget if stats.oom_splits else 1 + int(stats.token_budget * BUDGET_GROWTH)
         self._token_budget = min(grown, self._encoder.token_budget)
         return outcomes

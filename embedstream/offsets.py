@@ -1,17 +1,32 @@
-"""Offsets as an AdminClient tells them: where partitions begin and end, and what a group has committed."""
+"""Offsets as the broker tells them: where partitions begin and end, and what a group has committed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Self
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from embedstream.kafka import explain
+from embedstream.errors import ConfigError
+from embedstream.kafka import explain, make_consumer
+from embedstream.settings import KafkaSettings
 
-__all__ = ["committed_offsets", "end_offsets", "start_offsets"]
+__all__ = ["GroupOffsets", "committed_offsets", "end_offsets", "start_offsets"]
 
 REQUEST_SECONDS = 10.0
+_COORDINATOR_MOVES = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._WAIT_COORD,
+)
+_HAS_MEMBERS = (
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.REBALANCE_IN_PROGRESS,
+)
 
 
 def start_offsets(admin: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
@@ -39,8 +54,51 @@ def end_offsets(
     return _offsets(admin, topic, partitions, OffsetSpec.latest(), isolation)  # type: ignore[no-untyped-call]
 
 
+class GroupOffsets:
+    """A group's committed offsets, read and written without joining it. One thread at a time may use it.
+
+    A consumer that never subscribes, not an AdminClient: librdkafka's ListConsumerGroupOffsets ends the whole
+    process with a segmentation fault when the group's coordinator has just moved (its issues 5040 and 5315,
+    open in 2.16).
+    """
+
+    def __init__(self, kafka: KafkaSettings, group: str) -> None:
+        # read_uncommitted: offsets that are pending in a transaction would make the answer wait for its end.
+        self._consumer = make_consumer(kafka, group_id=group, isolation_level="read_uncommitted")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def read(self, topic: str, partitions: Iterable[int]) -> dict[int, TopicPartition]:
+        """Return what is committed, with its metadata, for each partition that has an offset.
+
+        Raises:
+            ServiceUnavailableError: No broker answers.
+        """
+        asked = [TopicPartition(topic, each) for each in partitions]
+        if not asked:
+            return {}
+        answer = _repeat(lambda: self._consumer.committed(asked, timeout=REQUEST_SECONDS))
+        return {each.partition: each for each in answer if each.offset >= 0}
+
+    def write(self, offsets: list[TopicPartition]) -> None:
+        """Commit offsets for a group that has no members.
+
+        Raises:
+            ConfigError: The group has members, which commit for themselves.
+            ServiceUnavailableError: No broker answers.
+        """
+        try:
+            _repeat(lambda: self._consumer.commit(offsets=offsets, asynchronous=False) or [], _HAS_MEMBERS)
+        except KafkaException:
+            raise ConfigError("the group has members, so its offsets can't be set", "stop them") from None
+
+
 def committed_offsets(
-    admin: AdminClient, group: str, topic: str, partitions: Iterable[int]
+    kafka: KafkaSettings, group: str, topic: str, partitions: Iterable[int]
 ) -> dict[int, TopicPartition]:
     """Return what the group has committed, with its metadata, for each partition that has an offset.
 
@@ -49,15 +107,27 @@ def committed_offsets(
     Raises:
         ServiceUnavailableError: No broker answers.
     """
-    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, each) for each in partitions])
-    try:
-        answer = admin.list_consumer_group_offsets([asked], request_timeout=REQUEST_SECONDS)[group].result()
-        for each in answer.topic_partitions:
-            if each.error is not None:
-                raise KafkaException(each.error)
-    except KafkaException as error:
-        raise explain(error) from None
-    return {each.partition: each for each in answer.topic_partitions if each.offset >= 0}
+    with GroupOffsets(kafka, group) as offsets:
+        return offsets.read(topic, partitions)
+
+
+def _repeat(call: Callable[[], list[TopicPartition]], expected: Collection[int] = ()) -> list[TopicPartition]:
+    """Repeat a call while the group's coordinator moves; pass on errors whose code is expected."""
+    deadline = time.monotonic() + REQUEST_SECONDS
+    while True:
+        try:
+            answer = call()
+            for each in answer:
+                if each.error is not None:
+                    raise KafkaException(each.error)
+            return answer
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code in expected:
+                raise
+            if code not in _COORDINATOR_MOVES or time.monotonic() > deadline:
+                raise explain(error) from None
+            time.sleep(0.1)
 
 
 def _offsets(

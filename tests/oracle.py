@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import fastavro
 from confluent_kafka import Message
 
-__all__ = ["Outcome", "check_exactly_once", "decode"]
+__all__ = ["Outcome", "check_exactly_once", "decode", "source_of"]
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
 Position = tuple[int, int]
@@ -35,7 +36,11 @@ def decode(name: str, value: bytes) -> dict[str, Any]:
 
 @dataclass
 class Outcome:
-    """What was found for the input records below the committed offsets."""
+    """What was found for the input records below the committed offsets.
+
+    Attributes:
+        reasons: the reason of each dead letter, by the position of its input.
+    """
 
     inputs: int = 0
     embeddings: int = 0
@@ -45,6 +50,7 @@ class Outcome:
     double: list[Position] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     disordered: list[str] = field(default_factory=list)
+    reasons: dict[Position, str] = field(default_factory=dict)
 
     @property
     def is_exactly_once(self) -> bool:
@@ -52,9 +58,9 @@ class Outcome:
 
 
 def check_exactly_once(
-    inputs: list[Message],
-    outputs: list[Message],
-    dead_letters: list[Message],
+    inputs: Iterable[Message],
+    outputs: Iterable[Message],
+    dead_letters: Iterable[Message],
     committed: dict[int, int],
 ) -> Outcome:
     """Checks input set = output set plus dead letters, once each, in order within each partition.
@@ -74,7 +80,7 @@ def check_exactly_once(
     last: dict[tuple[int, int], tuple[int, int]] = {}
     for message in outputs:
         if message.value() is None:
-            others[_source(message)] += 1
+            others[source_of(message)] += 1
             outcome.deletions += 1
             continue
         record = decode("embedding", message.value() or b"")
@@ -87,7 +93,9 @@ def check_exactly_once(
             outcome.disordered.append(f"{place}: {here} after {last[place]}")
         last[place] = here
     for message in dead_letters:
-        others[_source(message)] += 1
+        others[source_of(message)] += 1
+        reason = dict(message.headers() or [])["error.class"]
+        outcome.reasons[source_of(message)] = reason.decode() if isinstance(reason, bytes) else str(reason)
         outcome.dead_letters += 1
     for position in wanted:
         found = sorted(passages.get(position, []))
@@ -102,6 +110,7 @@ def check_exactly_once(
     return outcome
 
 
-def _source(message: Message) -> Position:
+def source_of(message: Message) -> Position:
+    """The input record that a dead letter or a deletion names in its headers."""
     headers = dict(message.headers() or [])
     return int(headers["source.partition"] or -1), int(headers["source.offset"] or -1)

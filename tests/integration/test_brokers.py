@@ -7,14 +7,14 @@ import uuid
 import pytest
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     Message,
     Producer,
     TopicPartition,
 )
 
-from embedstream.kafka import make_admin, make_consumer, make_producer
+from embedstream.kafka import make_consumer, make_producer
+from embedstream.offsets import committed_offsets
 from tests.brokers import free_ports
 from tests.kafka import Topics, read_all, wait_until
 
@@ -86,12 +86,10 @@ def test_offsets_and_their_metadata_land_with_the_transaction_or_not_at_all(topi
     consumer.subscribe([topics.documents])
     wait_until(lambda: consumer.poll(0.2), 30.0, "no record")
     producer = transactional(topics, "a")
-    admin = make_admin(topics.kafka)
 
     def committed() -> tuple[int, str | None]:
-        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topics.documents, 0)])
-        answer = admin.list_consumer_group_offsets([asked])[group].result(30.0).topic_partitions[0]
-        return answer.offset, answer.metadata
+        found = committed_offsets(topics.kafka, group, topics.documents, [0]).get(0)
+        return (found.offset, found.metadata) if found else (-1001, None)
 
     for offset, kept in ((1, False), (2, True)):
         producer.begin_transaction()

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions
 
 from embedstream.broker import ends_with_parent
 from embedstream.kafka import make_admin, make_producer
+from embedstream.offsets import committed_offsets
 from schemas.deletion import deletion_headers
 from schemas.wire import encode_document
 from tests.cli import clean_environment, run_cli
@@ -72,10 +72,8 @@ def documents(count: int, words: int = 30) -> list[bytes | None]:
 
 
 def committed(topics: Topics) -> dict[int, int]:
-    admin = make_admin(topics.kafka)
-    asked = ConsumerGroupTopicPartitions(topics.documents)
-    answer = admin.list_consumer_group_offsets([asked])[topics.documents].result()
-    return {each.partition: each.offset for each in answer.topic_partitions}
+    found = committed_offsets(topics.kafka, topics.documents, topics.documents, range(3))
+    return {partition: each.offset for partition, each in found.items()}
 
 
 def outcome(topics: Topics) -> Outcome:

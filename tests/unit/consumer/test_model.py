@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from consumer import model as model_module
 from consumer.encoder import Encoder
@@ -136,7 +135,7 @@ def test_the_budget_asked_for_is_taken(folder: Path) -> None:
     assert loaded(folder).token_budget == 2048
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_runs_fp16(folder: Path) -> None:
     encoder = loaded(folder, device="auto")
     assert (encoder.info.precision, encoder.info.device, encoder.token_budget) == ("fp16", "cuda", 16_384)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 
-from embedstream.errors import ServiceUnavailableError
 from producer.produce import Summary
 from producer.refusals import Reason, Refusal
 
@@ -32,10 +31,9 @@ def test_a_summary_becomes_one_json_document() -> None:
 
 
 def test_the_lines_name_every_reason_and_can_be_printed_safely() -> None:
-    text = "\n".join(summary(failure=ServiceUnavailableError("no broker", "start one")).lines())
+    text = "\n".join(summary().lines())
     assert "3 documents in 5 records" in text
     assert "refused: empty: 12" in text
     assert "a\\x1b[2J.json" in text
     assert "\x1b" not in text
     assert "notice: hidden: 1" in text
-    assert "stopped: no broker: start one" in text
