@@ -14,7 +14,7 @@ from consumer.encoder import ModelInfo
 from consumer.outbound import ItemRecords, OutputLayout, build_records
 from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue, Closed
-from consumer.records import Deletion, EmbeddedWindow, Input, SplitDocument, polled
+from consumer.records import Deletion, EmbeddedWindow, EndOfPartition, SplitDocument
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
 
@@ -152,12 +152,12 @@ class Deliverer:
     def _account(self, items: Sequence[ItemRecords], window: int, started: float) -> None:
         """Counts what was committed, and says so in one line."""
         metrics = self._metrics
-        passages = dead = 0
-        newest = 0
+        records = passages = dead = newest = 0
         for each in items:
-            if not isinstance(polled(each.item), Input):
+            if isinstance(each.item, EndOfPartition):
                 continue
-            newest = max(newest, polled(each.item).timestamp)  # type: ignore[union-attr]
+            records += 1
+            newest = max(newest, each.item.input.timestamp)
             if each.failure is not None:
                 dead += 1
                 metrics.records_total.labels(stage="deliver", result="dead_letter").inc()
@@ -178,7 +178,7 @@ class Deliverer:
         _log.info(
             "window_delivered",
             window=window,
-            records=len(items),
+            records=records,
             passages=passages,
             dead_letters=dead,
             seconds=round(seconds, 3),

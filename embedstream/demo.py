@@ -72,8 +72,9 @@ def run_demo(settings: Settings, *, own_broker: bool, as_json: bool) -> dict[str
         FindingError: The consumer failed.
     """
     console = Console(quiet=as_json, highlight=False, soft_wrap=True)
-    with _sigterm_unwinds(), ExitStack() as stack:
+    with _signals_unwind(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedstream-demo-")))
+        stack.enter_context(_torch_cache_in(folder / "torch"))
         settings = _demo_settings(settings)
         if own_broker:
             broker = stack.enter_context(EmbeddedBroker(folder / "broker"))
@@ -311,7 +312,21 @@ def _remove_from_broker(settings: Settings) -> None:
 
 
 @contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
+def _torch_cache_in(folder: Path) -> Iterator[None]:
+    """Let torch, here and in the consumer, make its cache in `folder`; else it leaves one with the user's name."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextmanager
+def _signals_unwind() -> Iterator[None]:
     """Within the block SIGTERM and SIGINT end the process through the `finally` clauses."""
 
     def leave(number: int, _: object) -> None:

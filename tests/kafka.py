@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from embedstream.kafka import make_consumer
 from embedstream.settings import KafkaSettings
 from embedstream.topics import create_topics
 
-__all__ = ["Topics", "make_topics", "read_all", "wait_until"]
+__all__ = ["Topics", "make_topics", "read_all", "read_each", "wait_until"]
 
 Value = TypeVar("Value")
 
@@ -60,9 +60,16 @@ def make_topics(bootstrap: str, partitions: int = 3, prefix: str = "test") -> To
 def read_all(
     bootstrap: str, topic: str, isolation: str = "read_committed", timeout: float = 60.0
 ) -> list[Message]:
-    """Return every record of the topic up to its end (read_committed: its last stable offset) as of now.
+    """Return every record of the topic; see `read_each`."""
+    return list(read_each(bootstrap, topic, isolation, timeout))
 
-    Within a partition the records are in the order of their offsets.
+
+def read_each(
+    bootstrap: str, topic: str, isolation: str = "read_committed", timeout: float = 60.0
+) -> Iterator[Message]:
+    """Yield every record of the topic up to its end (read_committed: its last stable offset) as of now.
+
+    Within a partition the records are in the order of their offsets. The timeout is for silence.
     """
     consumer = make_consumer(
         KafkaSettings(bootstrap_servers=bootstrap), group_id="unused", isolation_level=isolation
@@ -72,7 +79,6 @@ def read_all(
         assert topic in found, f"the topic {topic} does not exist"
         waiting = set(found[topic].partitions)
         consumer.assign([TopicPartition(topic, partition, 0) for partition in waiting])
-        records: list[Message] = []
         deadline = time.monotonic() + timeout
         while waiting:
             assert time.monotonic() < deadline, (
@@ -83,13 +89,13 @@ def read_all(
                 continue
             error = message.error()
             if error is None:
-                records.append(message)
+                deadline = time.monotonic() + timeout
+                yield message
             elif error.code() == KafkaError._PARTITION_EOF:
                 waiting.discard(message.partition())
             else:
                 # Only what passes by itself, such as a connection that broke; the deadline ends the rest.
                 assert error.retriable() or not error.fatal(), str(error)
-        return records
     finally:
         consumer.close()
 

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from embedstream.kafka import make_admin, make_producer
 from embedstream.offsets import committed_offsets
 from schemas.deletion import deletion_headers
 from schemas.wire import encode_document
+from tests.brokers import free_ports
 from tests.cli import clean_environment, run_cli
 from tests.hash_encoder import DIM
 from tests.kafka import Topics, read_all, wait_until
@@ -35,9 +38,10 @@ def hash_daemon(topics: Topics, tmp_path: Path) -> Iterator[Start]:
         log = (tmp_path / f"daemon-{len(started)}.log").open("wb")
         environment = clean_environment({"HASH_ENCODER": json.dumps(encoder)})
         environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        command = [sys.executable, "-m", "tests.hash_encoder", *topics.flags, *flags]
+        own = [*topics.flags, "--metrics-port", "-1", "--group", topics.documents]
+        command = [sys.executable, "-m", "tests.hash_encoder", *own, *flags]
         process = subprocess.Popen(
-            ends_with_parent([*command, "--metrics-port", "-1", "--group", topics.documents], signal.SIGKILL),
+            ends_with_parent(command, signal.SIGKILL),
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -251,3 +255,36 @@ def test_forgotten_offsets_are_refused_and_recovered_from_the_output(
     assert found.is_exactly_once, found
     assert found.inputs == 33
     assert found.embeddings > count
+
+
+def test_metrics_tell_what_the_topics_hold(topics: Topics, hash_daemon: Start) -> None:
+    send(topics, [*documents(20), b"no Avro", None])
+    (port,) = free_ports(1)
+    daemon = hash_daemon("--metrics-port", str(port))
+    wait_until(lambda: sum(committed(topics).values()) == 22, 60, "everything is committed")
+
+    def scraped() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+        return {name: float(value) for name, value in pairs}
+
+    wait_until(
+        lambda: sum(v for k, v in scraped().items() if "records_total" in k) == 22, 10, "all is counted"
+    )
+    found = scraped()
+    embeddings = read_all(topics.bootstrap, topics.embeddings)
+    vectors = [decode("embedding", each.value()) for each in embeddings if each.value() is not None]  # type: ignore[arg-type]
+    assert found["embedstream_passages_total"] == len(vectors)
+    assert found["embedstream_tokens_total"] == sum(each["token_count"] for each in vectors)
+    assert found['embedstream_records_total{result="ok",stage="deliver"}'] == 20
+    assert found['embedstream_records_total{result="deletion",stage="deliver"}'] == 1
+    assert found['embedstream_dead_letters_total{reason="not_avro"}'] == 1
+    assert found['embedstream_transactions_total{result="committed"}'] >= 1
+    assert found["embedstream_last_commit_timestamp_seconds"] == pytest.approx(time.time(), abs=120)
+    assert 0 <= found["embedstream_padding_ratio"] < 1
+    for stage in ("decode", "split", "encode", "deliver"):
+        assert found[f'embedstream_stage_duration_seconds_count{{stage="{stage}"}}'] >= 1
+    assert any(name.startswith("embedstream_model_info") and 'model="hash"' in name for name in found)
+    daemon.terminate()
+    assert daemon.wait(15) == 0
