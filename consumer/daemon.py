@@ -132,9 +132,14 @@ class Daemon:
             first_tokens=FIRST_BATCHES * encoder.token_budget,
         )
         preparer = Preparer(
-            inputs, windows, builder, encoder.splitter, self.metrics,
+            inputs,
+            windows,
+            builder,
+            encoder.splitter,
+            self.metrics,
             tokens_per_second=embedder.tokens_per_second,
-        )  # fmt: skip
+            encoder_is_idle=embedder.is_idle,
+        )
         deliverer = Deliverer(
             embedded,
             self._make_delivery(poller, ownership, encoder.info.fingerprint),

@@ -44,11 +44,16 @@ class Embedder:
         self._metrics = metrics
         self._stopping = stopping
         self._rate: float | None = None
+        self._busy = False
         self._token_budget = encoder.token_budget
 
     def tokens_per_second(self) -> float | None:
         """The encoder's rate over recent windows; None until the first is done."""
         return self._rate
+
+    def is_idle(self) -> bool:
+        """Whether the encoder waits for a window."""
+        return not self._busy and not len(self._windows)
 
     def run(self) -> None:
         """Works until the queue of windows is closed or the daemon stops, then closes the next queue."""
@@ -56,7 +61,9 @@ class Embedder:
             while not self._stopping():
                 window = self._windows.get(0.2)
                 if window is not None:
+                    self._busy = True
                     self._embedded.put(self._encode(window))
+                    self._busy = False
                     self._metrics.queue_depth.labels(stage="deliver").set(len(self._embedded))
         except (Closed, Stopped):
             pass

@@ -24,6 +24,7 @@ Decoded: TypeAlias = tuple[Input, Document] | Refused | Deletion | EndOfPartitio
 CHUNK_RECORDS = 64
 CHUNK_BYTES = 512 * 1024
 IDLE_SECONDS = 0.5
+LOOK_SECONDS = 0.01
 
 
 class Preparer:
@@ -38,6 +39,7 @@ class Preparer:
         metrics: Metrics,
         *,
         tokens_per_second: Callable[[], float | None],
+        encoder_is_idle: Callable[[], bool],
     ) -> None:
         """Connects the stage; `tokens_per_second` is the encoder's rate, None until it is measured."""
         self._inputs = inputs
@@ -46,6 +48,7 @@ class Preparer:
         self._splitter = splitter
         self._metrics = metrics
         self._rate = tokens_per_second
+        self._encoder_is_idle = encoder_is_idle
 
     def run(self) -> None:
         """Works until the input queue is closed, then closes the queue of windows."""
@@ -64,14 +67,14 @@ class Preparer:
             self._builder.measured(rate)
         for item in self._prepared(chunk):
             self._put(self._builder.add(item, time.monotonic()))
-        if not len(self._windows):
+        if self._encoder_is_idle():
             self._put(self._builder.idle(time.monotonic()))
 
     def _next_chunk(self) -> list[Polled]:
         """What is there, at most a chunk; waits for a first record as long as no window must be closed."""
         left = self._builder.seconds_left(time.monotonic())
         # While the encoder is busy the window may grow: look again only now and then.
-        wait = IDLE_SECONDS if left is None else max(left, 0.01 if not len(self._windows) else 0.05)
+        wait = IDLE_SECONDS if left is None else max(left, LOOK_SECONDS)
         first = self._inputs.get(wait)
         chunk: list[Polled] = []
         size = 0
