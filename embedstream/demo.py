@@ -313,7 +313,7 @@ def _remove_from_broker(settings: Settings) -> None:
 
 @contextmanager
 def _torch_cache_in(folder: Path) -> Iterator[None]:
-    """Let torch, here and in the consumer, make its cache in `folder`; else it leaves one with the user's name."""
+    """Let torch, here and in the consumer, make its cache in `folder`; by default one is left behind."""
     name = "TORCHINDUCTOR_CACHE_DIR"
     before = os.environ.get(name)
     os.environ[name] = str(folder)

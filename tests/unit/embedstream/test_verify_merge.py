@@ -170,10 +170,18 @@ def sound_cases(draw: st.DrawFn) -> Case:
     return Case(tuple(records), tuple(pieces), tuple(dead))
 
 
-any_offset = st.integers(FIRST - 2, END + 2)
-any_piece = st.one_of(
-    st.tuples(any_offset, st.integers(0, 4), st.integers(1, 4)), st.tuples(any_offset, st.just(0), st.just(0))
-)
+def offsets_around(records: Sequence[InputRecord]) -> st.SearchStrategy[int]:
+    """Offsets of records, of none, and at the borders of what is checked."""
+    borders = [FIRST - 1, FIRST, COMMITTED - 1, COMMITTED, END - 1, END]
+    named = [record.offset for record in records]
+    return st.one_of(st.sampled_from([*borders, *named]), st.integers(FIRST, COMMITTED))
+
+
+def pieces_around(records: Sequence[InputRecord]) -> st.SearchStrategy[Piece]:
+    """Passages and deletions of those; a passage may have a number that its record can't have."""
+    offsets = offsets_around(records)
+    deletion = st.tuples(offsets, st.just(0), st.just(0))
+    return st.one_of(st.tuples(offsets, st.integers(0, 4), st.integers(1, 4)), deletion)
 
 
 def mutate(draw: st.DrawFn, log: list[Value], anything: st.SearchStrategy[Value]) -> None:
@@ -197,9 +205,9 @@ def mutated_cases(draw: st.DrawFn) -> Case:
     pieces, dead = list(case.pieces), list(case.dead)
     for _ in range(draw(st.integers(1, 4))):
         if draw(st.booleans()):
-            mutate(draw, pieces, any_piece)
+            mutate(draw, pieces, pieces_around(case.records))
         else:
-            mutate(draw, dead, any_offset)
+            mutate(draw, dead, offsets_around(case.records))
     return Case(case.records, tuple(pieces), tuple(dead))
 
 
@@ -258,6 +266,33 @@ def test_what_is_remembered_is_bounded_and_still_all_is_counted(monkeypatch: pyt
     # 998 was among the last five and is only late; 3 was given up on, and is told as one too many.
     assert tally.counts == {Kind.MISSING: 998, Kind.DOUBLE: 1, Kind.OUT_OF_ORDER: 1, Kind.UNEXPECTED: 0}
     assert [each.position for each in tally.listed[Kind.MISSING]] == [f"in/0/{n}" for n in range(MAX_LISTED)]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kinds"),
+    [
+        ([(20, 0, 0)], {Kind.UNEXPECTED, Kind.MISSING}),
+        ([(20, 0, 2), (20, 1, 3)], {Kind.UNEXPECTED, Kind.MISSING}),
+        ([(20, 0, 2), (20, 1, 3), (20, 1, 2)], {Kind.UNEXPECTED}),
+        ([(20, 2, 2)], {Kind.UNEXPECTED, Kind.MISSING}),
+        ([(20, 1, 2), (20, 0, 2)], {Kind.OUT_OF_ORDER}),
+        ([(21, 0, 1), (20, 0, 1)], {Kind.UNEXPECTED, Kind.OUT_OF_ORDER}),
+        ([(20, 0, 1), (COMMITTED, 0, 1)], set()),
+        ([(20, 0, 1), (END, 0, 1)], {Kind.UNEXPECTED}),
+        ([(FIRST - 1, 0, 1), (20, 0, 1)], set()),
+    ],
+)
+def test_output_that_a_document_cannot_have_is_told_by_its_kind(
+    pieces: list[Piece], kinds: set[Kind]
+) -> None:
+    judged = merged(Case((InputRecord(20, False),), tuple(pieces), ()))
+    assert {kind for kind, count in judged.tally.counts.items() if count} == kinds
+
+
+def test_a_passage_of_a_deletion_is_unexpected() -> None:
+    judged = merged(Case((InputRecord(20, True),), ((20, 0, 1), (20, 0, 0)), ()))
+    assert judged.found[Kind.UNEXPECTED] == Counter([20])
+    assert sum(judged.tally.counts.values()) == 1
 
 
 def test_the_input_is_read_no_further_than_the_output_has_come() -> None:
