@@ -23,6 +23,7 @@ from consumer.deliver import Deliverer, Delivery
 from consumer.drained import Drained
 from consumer.embed import Embedder
 from consumer.encoder import Encoder
+from consumer.encoder_thread import EncoderThread
 from consumer.outbound import OutputLayout
 from consumer.ownership import Ownership
 from consumer.plain_commit import PlainDelivery
@@ -81,37 +82,41 @@ class Daemon:
         Raises:
             EmbedstreamError: what ends the daemon otherwise; its exit code says whether to start again.
         """
-        settings = self._settings
-        admin = make_admin(settings.kafka)
-        layout = read_layout(admin, settings.kafka)
-        encoder = self._load()
-        info = encoder.info
-        self.metrics.model_info.info(
-            {
-                "model": info.name,
-                "fingerprint": info.fingerprint,
-                "dim": str(info.dim),
-                "precision": info.precision,
-                "attention": info.attention,
-                "device": info.device,
-                "token_budget": str(encoder.token_budget),
-            }
-        )
-        _log.info(
-            "model_loaded",
-            model=info.name,
-            fingerprint=info.fingerprint,
-            dim=info.dim,
-            max_tokens=info.max_tokens,
-            precision=info.precision,
-            attention=info.attention,
-            device=info.device,
-            token_budget=encoder.token_budget,
-        )
-        admit(admin, settings, layout, info.fingerprint)
-        self._consume(admin, layout, encoder)
+        admin = make_admin(self._settings.kafka)
+        layout = read_layout(admin, self._settings.kafka)
+        encoder_thread = EncoderThread(self._load, self._fail)
+        try:
+            self._admit_and_consume(admin, layout, encoder_thread)
+        finally:
+            encoder_thread.end()
 
-    def _consume(self, admin: AdminClient, layout: OutputLayout, encoder: Encoder) -> None:
+    def _admit_and_consume(
+        self, admin: AdminClient, layout: OutputLayout, encoder_thread: EncoderThread
+    ) -> None:
+        encoder = encoder_thread.encoder()
+        self._tell(encoder)
+        admit(admin, self._settings, layout, encoder.info.fingerprint)
+        self._consume(admin, layout, encoder, encoder_thread)
+
+    def _tell(self, encoder: Encoder) -> None:
+        """The model and how it runs, once in the log and in the metrics."""
+        info = encoder.info
+        told = {
+            "model": info.name,
+            "fingerprint": info.fingerprint,
+            "dim": info.dim,
+            "max_tokens": info.max_tokens,
+            "precision": info.precision,
+            "attention": info.attention,
+            "device": info.device,
+            "token_budget": encoder.token_budget,
+        }
+        self.metrics.model_info.info({name: str(value) for name, value in told.items()})
+        _log.info("model_loaded", **told)
+
+    def _consume(
+        self, admin: AdminClient, layout: OutputLayout, encoder: Encoder, encoder_thread: EncoderThread
+    ) -> None:
         settings = self._settings.consumer
         drained = None
         if settings.until_drained:
@@ -154,7 +159,7 @@ class Daemon:
         poller.more_encoded = lambda: deliverer.has_work and not self._failed.is_set()
         threads = [
             self._start("prepare", preparer.run),
-            self._start("embed", embedder.run),
+            encoder_thread.work(embedder.run),
             self._start("deliver", deliverer.run),
         ]
         if drained is not None:

@@ -70,7 +70,12 @@ def free_ports(count: int) -> list[int]:
 
 
 class ApacheNode:
-    """One node, broker and controller; started again on the same folder, it goes on with its data."""
+    """One node, broker and controller; started again on the same folder, it goes on with its data.
+
+    Attributes:
+        ports: The client's and the controller's.
+        settings: Of the broker, as they are when it starts.
+    """
 
     def __init__(
         self,
@@ -85,9 +90,9 @@ class ApacheNode:
         self.bootstrap = f"127.0.0.1:{ports[0]}"
         self._home = home
         self._folder = folder
-        self._ports = ports
+        self.ports = ports
         self._voters = voters
-        self._settings = dict(settings)
+        self.settings = dict(settings)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -150,8 +155,8 @@ class ApacheNode:
             self._process = None
 
     def _script(self, script: Path) -> list[str]:
-        client, controller = self._ports
-        settings = [f"{key}={value}" for key, value in self._settings.items()]
+        client, controller = self.ports
+        settings = [f"{key}={value}" for key, value in self.settings.items()]
         return [
             str(script),
             str(self._folder),
@@ -174,7 +179,7 @@ class ApacheNode:
         return [str(self._home / SERVER_START), str(properties)]
 
     def _properties(self) -> dict[str, str]:
-        client, controller = self._ports
+        client, controller = self.ports
         nodes = len(self._voters.split(","))
         copies, in_sync = str(min(nodes, 3)), "2" if nodes > 1 else "1"
         return {
@@ -196,7 +201,7 @@ class ApacheNode:
             "transaction.state.log.min.isr": in_sync,
             "transaction.state.log.num.partitions": "4",
             "group.initial.rebalance.delay.ms": "0",
-            **self._settings,
+            **self.settings,
         }
 
     def _environment(self) -> dict[str, str]:
