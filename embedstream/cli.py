@@ -24,9 +24,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 topics_app = typer.Typer(help="Make and check the three topics.", no_args_is_help=True)
+model_app = typer.Typer(help="Get a model before it is needed.", no_args_is_help=True)
 config_app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(config_app, name="config")
+app.add_typer(model_app, name="model")
 
 
 class Exit(IntEnum):
@@ -342,6 +344,22 @@ def topics_check(
     _report({"ok": not serious, "problems": [str(each) for each in problems]}, lines, as_json)
     if serious:
         raise typer.Exit(Exit.FINDING)
+
+
+@model_app.command("fetch")
+def model_fetch(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Any sentence-transformers model, by name or path.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to copy it to; must not exist or be empty.")],
+) -> None:
+    """Fetch a model into a folder, so that a daemon starts without a download: --model FOLDER.
+
+    Example: embedstream model fetch BAAI/bge-large-en-v1.5 --to models/bge-large
+    """
+    _load(context)
+    from consumer.model_files import copy_model
+
+    print(copy_model(name, to))
 
 
 @config_app.command("show")
