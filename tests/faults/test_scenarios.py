@@ -1,0 +1,203 @@
+"""One fault at a time, at a chosen point, with the time that recovery may take."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
+
+from embedstream.kafka import make_admin
+from tests.brokers import ApacheCluster
+from tests.cli import run_cli
+from tests.faults.failpoints import POINTS
+from tests.faults.fleet import SESSION_SECONDS, TRANSACTION_SECONDS, Daemon
+from tests.faults.harness import BROKER_SETTINGS, PARTITIONS, Harness
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+
+CLEANUP_SECONDS = int(BROKER_SETTINGS["transaction.abort.timed.out.transaction.cleanup.interval.ms"]) / 1000
+GRACE_SECONDS = 5.0
+HANDOVER_SECONDS = 3.0
+ZOMBIE_ROUNDS = 10
+ENCODER: dict[str, object] = {"seconds": 0.02, "token_budget": 512}
+# Little enough that what a daemon has queued does not hide how soon it reads its new partitions.
+BACKLOG_RECORDS = 120
+
+both_protocols = pytest.mark.parametrize("protocol", ["classic", "consumer"])
+
+
+@pytest.fixture(scope="module")
+def cluster(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheCluster]:
+    """One node, whose time-outs are as short as the daemons' own."""
+    with ApacheCluster(kafka_home, tmp_path_factory.mktemp("faults"), settings=BROKER_SETTINGS) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def harness(cluster: ApacheCluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Harness]:
+    """A harness with work, for the test's protocol."""
+    callspec = getattr(request.node, "callspec", None)
+    protocol = callspec.params.get("protocol", "classic") if callspec else "classic"
+    with Harness(cluster, tmp_path, seed=1, protocol=protocol, encoder=ENCODER) as harness:
+        harness.backlog_wanted = BACKLOG_RECORDS
+        yield harness
+        harness.fleet.told(print)
+
+
+def start(harness: Harness, *names: str) -> list[Daemon]:
+    """Daemons that share the partitions, with output from each partition."""
+    daemons = [harness.fleet.add(name, wanted=False) for name in names]
+    harness.wait(lambda: all(each.owned for each in daemons), 60, "not every daemon has partitions")
+    moment = time.monotonic()
+    harness.wait(lambda: len(harness.moved_since(moment)) == PARTITIONS, 60, "not all partitions move")
+    return daemons
+
+
+def finish(harness: Harness) -> None:
+    """Drains the topic; nothing is missing, double, unexpected or out of order."""
+    harness.drain()
+    outcome, problems = harness.check()
+    print(outcome.inputs, "records", outcome.embeddings, "passages", outcome.dead_letters, "dead letters")
+    assert not problems
+
+
+def all_move(harness: Harness, moment: float) -> Callable[[], bool]:
+    return lambda: len(harness.moved_since(moment)) == PARTITIONS
+
+
+@both_protocols
+@pytest.mark.parametrize("point", POINTS)
+def test_after_kill_9_at_a_failpoint_the_other_daemon_takes_over_in_time(
+    harness: Harness, protocol: str, point: str
+) -> None:
+    victim, _ = start(harness, "victim", "other")
+    victim.arm(point, "kill 0.01" if point == "during_commit" else "kill")
+    if point == "inside_revoke":
+        victim.signal(signal.SIGTERM)
+    harness.wait(lambda: not victim.running, 20, f"{point} is not hit")
+    moment = time.monotonic()
+    assert victim.process is not None
+    assert victim.process.returncode == -signal.SIGKILL
+    limit = SESSION_SECONDS
+    if point in ("after_produce", "after_send_offsets", "during_commit"):
+        assert victim.state in ("o", "c")
+        limit = max(limit, TRANSACTION_SECONDS + CLEANUP_SECONDS)
+    took = harness.wait(all_move(harness, moment), 60, "the other daemon does not take over")
+    print(f"{protocol}, {point}: {took:.1f} s")
+    assert took <= limit + GRACE_SECONDS
+    finish(harness)
+
+
+@both_protocols
+def test_a_zombie_with_a_window_in_hand_doubles_nothing(harness: Harness, protocol: str) -> None:
+    zombie, other = start(harness, "zombie", "other")
+    for number in range(ZOMBIE_ROUNDS):
+        point = ("window_in_hand", "after_produce")[number % 2]
+        harness.wait(lambda: zombie.owned, 30, "the zombie does not get partitions back")
+        before = zombie.hits()[point]
+        zombie.arm(point, "stop")
+        harness.wait(lambda: zombie.hits()[point] > before, 20, f"{point} is not hit")  # noqa: B023
+        zombie.stopped = True
+        harness.wait(lambda: len(other.owned) == PARTITIONS, 30, "the other daemon does not take over")
+        harness.wait(all_move(harness, time.monotonic()), 30, "the other daemon does not deliver")
+        zombie.resume()
+    assert zombie.running
+    finish(harness)
+    dropped = zombie.events("window_dropped") + zombie.events("window_not_delivered")
+    print(f"{protocol}: {len(dropped)} windows were not delivered in {ZOMBIE_ROUNDS} rounds")
+    assert dropped
+
+
+@both_protocols
+def test_after_sigterm_another_daemon_goes_on_within_three_seconds(harness: Harness, protocol: str) -> None:
+    leaver, other = start(harness, "leaver", "other")
+    moment = time.monotonic()
+    leaver.signal(signal.SIGTERM)
+    harness.wait(lambda: not leaver.running, 20, "the daemon does not end")
+    ended = time.monotonic()
+    harness.wait(lambda: len(other.owned) == PARTITIONS, 20, "the other daemon does not take over")
+    harness.wait(all_move(harness, ended), 20, "the other daemon does not go on")
+    took = time.monotonic() - moment
+    print(f"{protocol}: ended after {ended - moment:.1f} s, handed over after {took:.1f} s")
+    assert leaver.process is not None
+    assert leaver.process.returncode == 0
+    assert took <= HANDOVER_SECONDS
+    finish(harness)
+
+
+def test_a_daemon_that_is_started_again_takes_its_partitions_back_without_a_rebalance(
+    harness: Harness,
+) -> None:
+    victim, other = start(harness, "victim", "other")
+    before, had = len(other.events("partitions_assigned")), victim.owned
+    victim.signal(signal.SIGKILL)
+    harness.wait(lambda: not victim.running, 10, "SIGKILL does not end it")
+    moment = time.monotonic()
+    harness.fleet.add("victim", wanted=False)
+    took = harness.wait(lambda: had <= harness.moved_since(moment), 30, "it does not go on")
+    print(f"back after {took:.1f} s")
+    assert took <= HANDOVER_SECONDS
+    assert len(other.events("partitions_assigned")) == before
+    assert not other.events("partitions_revoked")
+    finish(harness)
+
+
+@both_protocols
+def test_of_two_daemons_with_one_instance_id_the_older_ends_and_is_not_started_again(
+    harness: Harness, protocol: str
+) -> None:
+    older = harness.fleet.add("older", instance_id="same")
+    harness.wait(all_move(harness, 0.0), 60, "not all partitions move")
+    newer = harness.fleet.add("newer", instance_id="same")
+    harness.wait(lambda: not older.running, 30, "the older daemon is not fenced")
+    assert older.process is not None
+    assert older.process.returncode == 5
+    assert "--instance-id" in older.log.splitlines()[-1]
+    assert "Traceback" not in older.log
+    moment = time.monotonic()
+    harness.wait(all_move(harness, moment), 30, "the newer daemon does not go on")
+    harness.wait(lambda: time.monotonic() > moment + SESSION_SECONDS, 30, "")
+    assert newer.running
+    assert (older.exits, newer.exits) == ([5], [])
+    harness.fleet.problems.clear()
+    finish(harness)
+
+
+@both_protocols
+def test_a_topic_that_is_deleted_under_a_daemon_ends_it_with_one_line(
+    harness: Harness, protocol: str
+) -> None:
+    (daemon,) = start(harness, "daemon")
+    harness.backlog_wanted = 0
+    harness.feed.flush()
+    topic = harness.topics.documents
+    admin = make_admin(harness.topics.kafka)
+    admin.delete_topics([topic])[topic].result()
+    harness.wait(lambda: not daemon.running, 60, "the daemon does not notice")
+    assert daemon.process is not None
+    assert daemon.process.returncode == 78
+    last = daemon.log.splitlines()[-1]
+    assert topic in last
+    assert "embedstream topics create" in last
+    assert "Traceback" not in daemon.log
+
+
+@both_protocols
+def test_partitions_that_are_added_while_a_daemon_runs_are_read(harness: Harness, protocol: str) -> None:
+    start(harness, "daemon")
+    topics = harness.topics
+    admin = make_admin(topics.kafka)
+    # The output first: a daemon refuses to start when it has fewer partitions than the documents.
+    for name in (topics.embeddings, topics.dead_letters, topics.documents):
+        admin.create_partitions([NewPartitions(name, PARTITIONS + 2)])[name].result()
+    harness.reader.look_for_partitions()
+    harness.wait(lambda: harness.feed.knows(PARTITIONS + 2), 30, "the partitions are not there")
+    harness.feed.partitions = PARTITIONS + 2
+    harness.wait(lambda: {PARTITIONS, PARTITIONS + 1} <= set(harness.reader.moved), 60, "they are not read")
+    finish(harness)
+    done = run_cli("verify", *topics.flags, "--group", harness.fleet.group)
+    assert done.returncode == 0, done.stdout + done.stderr
