@@ -153,7 +153,9 @@ def _refuse_expired(
 
 def _written(settings: Settings, layout: OutputLayout, missing: set[int]) -> list[Written]:
     """The newest output of each partition, and of each input partition that has no committed offset."""
-    consumer = make_consumer(settings.kafka, group_id=f"{settings.consumer.group}.admission")
+    # The end of a partition is told when a fetch comes back empty, which a broker delays by half a second.
+    group = f"{settings.consumer.group}.admission"
+    consumer = make_consumer(settings.kafka, group_id=group, fetch_wait_max_ms=10)
     documents = settings.kafka.documents_topic
     found: list[Written] = []
     try:

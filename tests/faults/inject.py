@@ -133,7 +133,7 @@ class Injector:
 
     def _slow_encoder(self, fault: Fault) -> bool:
         """One batch takes longer than the poll interval."""
-        return self._hit(self._victim(), "slow", f"{9 + 3 * fault.chance:.1f}")
+        return self._hit(self._victim(), "slow", f"{13 + 3 * fault.chance:.1f}")
 
     def _out_of_memory(self, _: Fault) -> bool:
         daemon = self._victim()

@@ -22,6 +22,8 @@ from tests.kafka import wait_until
 
 __all__ = ["Network", "find_toxiproxy"]
 
+# Not through a proxy that the environment may name.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 SHARED_TOXIPROXY = REPOSITORY.parent / "shared" / "tools" / "toxiproxy-server"
 
 
@@ -113,7 +115,7 @@ class Network:
 
     def _answers(self) -> bool:
         try:
-            self._call("GET", "/version")
+            self._call("GET", "/proxies")
         except OSError:
             return False
         return True
@@ -125,6 +127,6 @@ class Network:
             {"Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with _DIRECT.open(request, timeout=10) as answer:
             text = answer.read()
         return json.loads(text) if text else None

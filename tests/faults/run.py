@@ -84,8 +84,11 @@ def run_faults(
             harness.drain()
         except AssertionError as error:
             report.problems.append(str(error))
+            harness.fleet.told(tell)
         harness.settle()
         outcome, problems = harness.check()
+        if problems and not report.problems:
+            harness.fleet.told(tell)
         report.problems += problems
         report.hits = injector.hits
         report.kills, report.open_kills = injector.kills, injector.open_kills
@@ -93,8 +96,6 @@ def run_faults(
         report.records, report.passages = outcome.inputs, outcome.embeddings
         report.dead_letters, report.deletions = outcome.dead_letters, outcome.deletions
         report.seconds = round(time.monotonic() - started, 1)
-        if report.problems:
-            harness.fleet.told(tell)
     tell(str(report))
     return report
 

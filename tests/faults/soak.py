@@ -10,7 +10,7 @@ import contextlib
 import random
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +30,16 @@ def all_kinds() -> tuple[str, ...]:
 
 
 def soak(
-    home: Path, *, seed: int, faults: int, brokers: int, protocol: str, tell: Callable[[str], None] = print
+    home: Path,
+    *,
+    seed: int,
+    faults: int,
+    brokers: int,
+    protocol: str,
+    kinds: Sequence[str] | None = None,
+    tell: Callable[[str], None] = print,
 ) -> Report:
-    """Starts a cluster and injects faults of all kinds; `home` is Apache Kafka's folder."""
+    """Starts a cluster and injects faults, of all kinds if none is named; `home` holds Apache Kafka."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = ApacheCluster(home, folder / "kafka", brokers, BROKER_SETTINGS)
@@ -44,7 +51,7 @@ def soak(
             folder,
             seed=seed,
             count=faults,
-            kinds=all_kinds(),
+            kinds=kinds or all_kinds(),
             protocol=protocol,
             network=network,
             tell=tell,
@@ -57,6 +64,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=300)
     parser.add_argument("--brokers", type=int, default=3, choices=(1, 3))
     parser.add_argument("--protocol", default="classic", choices=("classic", "consumer"))
+    parser.add_argument("--kinds", nargs="+", choices=all_kinds(), help="(default: all)")
     report = soak(find_kafka(), **vars(parser.parse_args()), tell=partial(print, flush=True))
     return 1 if report.problems else 0
 
