@@ -36,13 +36,24 @@ class Embedder:
         metrics: Metrics,
         *,
         stopping: Callable[[], bool],
+        moved: Callable[[], None],
     ) -> None:
-        """Connects the stage; while `stopping()`, what is not encoded yet is left for later."""
+        """Connects the stage.
+
+        Args:
+            windows: where windows come from.
+            embedded: where they go.
+            encoder: the model.
+            metrics: counts tokens and times batches.
+            stopping: while true, what is not encoded yet is left for later.
+            moved: called before each batch.
+        """
         self._windows = windows
         self._embedded = embedded
         self._encoder = encoder
         self._metrics = metrics
         self._stopping = stopping
+        self._moved = moved
         self._rate: float | None = None
         self._busy = False
         self._token_budget = encoder.token_budget
@@ -95,9 +106,13 @@ class Embedder:
             self._rate = rate if self._rate is None else RATE_WEIGHT * rate + (1 - RATE_WEIGHT) * self._rate
         return EmbeddedWindow(window, tuple(outcomes[place] for place in places))
 
+    def _stopping_at_a_batch(self) -> bool:
+        self._moved()
+        return self._stopping()
+
     def _outcomes(self, distinct: list[NDArray[np.int32]]) -> list[NDArray[np.float32] | Failure]:
         outcomes, stats = encode_passages(
-            self._encoder, distinct, stop=self._stopping, token_budget=self._token_budget
+            self._encoder, distinct, stop=self._stopping_at_a_batch, token_budget=self._token_budget
         )
         for batch in stats.batches:
             self._metrics.batch_tokens.observe(batch.padded_tokens)

@@ -10,8 +10,7 @@ import typer
 
 from embedstream import __version__
 from embedstream.commands import broker, config, consume, demo, model, produce, topics, verify
-from embedstream.commands.common import Exit
-from embedstream.errors import EmbedstreamError, UsageError
+from embedstream.errors import UsageError
 
 __all__ = ["app", "main"]
 
@@ -36,18 +35,10 @@ def main() -> None:
     """The console script: every error that a user can cause is one line and an exit code."""
     try:
         app()
-    except EmbedstreamError as error:
-        _end(error.exit_code, str(error))
     except Exception as error:
-        from embedstream.logs import get_logger
+        from embedstream.ending import tell
 
-        get_logger("embedstream").exception("bug")
-        _end(Exit.BUG, f"this is a bug in embedstream {__version__} ({type(error).__name__}: {error})")
-
-
-def _end(code: int, line: str) -> None:
-    print(f"embedstream: {line}", file=sys.stderr)
-    sys.exit(code)
+        sys.exit(tell(error))
 
 
 @app.callback(invoke_without_command=True)

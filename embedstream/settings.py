@@ -98,6 +98,9 @@ class ConsumerSettings(_Section):
 
     `window_seconds` is encoding time; `window_bytes` and `queue_bytes` are document bytes held in memory;
     `transaction_timeout_seconds` and `session_timeout_seconds` bound the time to recover from a death.
+    `max_dead_letter_ratio` is the largest share of dead letters among the last `dead_letter_span` records,
+    judged once there is a tenth of them: past it a daemon stops. 0 allows none, 1 any. `stop_seconds` is the
+    longest that a daemon takes to end: keep it below what its supervisor waits before it kills.
     """
 
     group: NonEmpty = "embedstream"
@@ -111,9 +114,12 @@ class ConsumerSettings(_Section):
     window_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
     window_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     linger_seconds: Annotated[float, Field(ge=0, le=60)] = 0.2
+    max_dead_letter_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
+    dead_letter_span: Annotated[int, Field(ge=10, le=10_000)] = 1000
     queue_bytes: Annotated[int, Field(ge=1024 * 1024)] = 64 * 1024 * 1024
     transaction_timeout_seconds: Annotated[float, Field(ge=1, le=900)] = 30.0
     session_timeout_seconds: Annotated[float, Field(ge=1, le=1800)] = 45.0
+    stop_seconds: Annotated[float, Field(ge=1, le=3600)] = 25.0
     max_poll_interval_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300.0
 
     @field_validator("instance_id")

@@ -37,7 +37,6 @@ class Exit(IntEnum):
 
     DONE = 0
     FINDING = 1
-    BUG = 70
 
 
 def load(context: typer.Context, **flags: object) -> Loaded:

@@ -49,12 +49,16 @@ def consume(
     recover_offsets: Annotated[
         bool | None, typer.Option("--recover-offsets", help="Take forgotten offsets from the output.")
     ] = None,
+    max_dead_letter_ratio: Annotated[
+        float | None, typer.Option("--max-dead-letter-ratio", help="Stop past this share (0 to 1).")
+    ] = None,
     price_per_hour: Annotated[
         float | None, typer.Option("--price-per-hour", help="Dollars an hour of this machine.")
     ] = None,
     metrics_host: Annotated[str | None, typer.Option("--metrics-host", help="Address of /metrics.")] = None,
     metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", help="0 takes a free port, -1 none.")
+        int | None,
+        typer.Option("--metrics-port", help="And of /healthz, /readyz; 0 takes a free port, -1 none."),
     ] = None,
 ) -> None:
     """Embed the documents topic into the embeddings topic, as one consumer of the group.
@@ -81,10 +85,13 @@ def consume(
         consumer__window_seconds=window_seconds,
         consumer__window_bytes=window_bytes,
         consumer__recover_offsets=recover_offsets,
+        consumer__max_dead_letter_ratio=max_dead_letter_ratio,
         cost__price_per_hour=price_per_hour,
         metrics__host=metrics_host,
         metrics__port=metrics_port,
     ).settings
-    from consumer.daemon import run_daemon
+    from consumer.process import run_daemon
+    from embedstream.ending import ends_the_process
 
-    run_daemon(settings)
+    with ends_the_process():
+        run_daemon(settings)
