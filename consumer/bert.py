@@ -107,8 +107,8 @@ class PackedBert:
         embeddings: Any = model.embeddings
         kept = torch.float16 if dtype == torch.float16 else torch.float32
         device: torch.device = embeddings.word_embeddings.weight.device
-        # The compiler can't look into weights that lie as oneDNN wants them.
-        onednn = device.type == "cpu" and not compiled and _has_onednn()
+        # The compiler can't look into weights that lie as oneDNN wants them, and few have fp16.
+        onednn = device.type == "cpu" and not compiled and dtype != torch.float16 and _has_onednn()
 
         def laid_out(*linears: torch.nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
             weight = torch.cat([each.weight for each in linears]).to(dtype)

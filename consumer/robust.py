@@ -99,7 +99,7 @@ class _Run:
         self._lengths = [len(ids) for ids in token_ids]
         self._is_padded = encoder.info.layout == "padded"
         self._waiting = deque(plan_batches(self._lengths, stats.token_budget, padded=self._is_padded))
-        self._flying: deque[tuple[list[int], Pending]] = deque()
+        self._flying: deque[tuple[list[int], Pending, bool]] = deque()
 
     def goes_on(self) -> bool:
         return bool(self._waiting or self._flying)
@@ -107,14 +107,17 @@ class _Run:
     def step(self) -> None:
         """Submits a batch while the device takes more, else waits for the oldest."""
         submits = self._waiting and len(self._flying) < self._in_flight
-        batch, pending = (self._waiting.popleft(), None) if submits else self._flying.popleft()
+        if submits:
+            batch, pending, alone = self._waiting.popleft(), None, self._in_flight == 1
+        else:
+            batch, pending, alone = self._flying.popleft()
         try:
             if pending is None:
-                self._flying.append((batch, self._submitted(batch)))
+                self._flying.append((batch, self._submitted(batch), alone))
             else:
                 self._take(batch, pending.result())
         except OutOfMemory as error:
-            self._out_of_memory(batch, error)
+            self._out_of_memory(batch, alone, error)
         except EmbedstreamError:
             raise
         except Exception as error:
@@ -142,7 +145,7 @@ class _Run:
         for row in np.flatnonzero(~vectors.any(axis=1)).tolist():
             self._fail(batch[row], Reason.ZERO_VECTOR, "the model's vector is zero")
 
-    def _out_of_memory(self, batch: list[int], error: OutOfMemory) -> None:
+    def _out_of_memory(self, batch: list[int], alone: bool, error: OutOfMemory) -> None:
         if len(batch) > 1:
             self.stats.oom_splits += 1
             self.stats.token_budget = max(1, self._computed(batch) // 2)
@@ -150,8 +153,8 @@ class _Run:
             lengths = [self._lengths[index] for index in left]
             planned = plan_batches(lengths, self.stats.token_budget, padded=self._is_padded)
             self._waiting = deque([left[place] for place in each] for each in planned)
-        elif self._in_flight > 1:
-            # The memory may be held by other batches: once more, when none is left.
+        elif not alone:
+            # Other batches may have held the memory: once more, with the device to itself.
             self._waiting.appendleft(batch)
         else:
             self._fail(batch[0], Reason.OUT_OF_MEMORY, str(error) or "out of memory")

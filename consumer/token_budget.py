@@ -27,6 +27,7 @@ __all__ = ["cache_file", "find_token_budget", "measure"]
 CPU_BUDGETS = (2048, 1024, 4096, 8192)
 GPU_BUDGETS = (16_384, 8192, 32_768, 65_536, 131_072)
 SECONDS = 4.0
+TURNS = 4
 # The smallest that is so near the fastest is taken: it waits less for a full batch and needs less memory.
 NEAR = 0.97
 
@@ -36,7 +37,7 @@ _log = get_logger("encoder")
 def find_token_budget(encoder: PipelinedEncoder) -> int:
     """The budget remembered for this device, model and way to run it, else measured now.
 
-    Measuring takes about `SECONDS` seconds, or one batch if that takes longer.
+    Measuring takes at most about `SECONDS` seconds, or two batches if those take longer.
     """
     import torch
 
@@ -70,8 +71,9 @@ def measure(
 ) -> dict[int, float]:
     """Tokens a second for each budget, of passages from a quarter of the window to all of it.
 
-    The budgets take turns until the time is up, and the best turn of each counts: what else runs on the
-    machine only ever makes it slower. A budget that does not fit the memory is left out, with all above it.
+    The budgets take turns, a few times or until the time is up, and the best turn of each counts: what else
+    runs on the machine only ever makes it slower. A budget that does not fit the memory is left out, with
+    all above it.
 
     Args:
         encoder: whose own budget plays no part.
@@ -87,7 +89,7 @@ def measure(
         encoder.encode(_passages(encoder, min(budgets)))  # what happens once only
     except OutOfMemory:
         return {}
-    while True:
+    for _ in range(TURNS):
         for budget in left:
             if budget >= limit:
                 continue
@@ -107,8 +109,7 @@ def measure(
             tokens = encoder.in_flight * sum(map(len, batch))
             rates[budget] = max(rates.get(budget, 0.0), tokens / max(clock() - started, 1e-9))
         left = [budget for budget in left if budget < limit]
-        if not left:
-            return rates
+    return rates
 
 
 def cache_file() -> Path:

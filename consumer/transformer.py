@@ -53,10 +53,10 @@ class PackedBody:
         mode = self._pooling.pooling_mode
         if self._pooling.include_prompt or self._prefix_length <= 1:
             if mode == "cls":
-                return hidden[packed.bounds[:-1]].float()
-            if mode == "mean":
-                # Without its checks, for which a GPU would have to be waited for.
-                return torch.segment_reduce(hidden.float(), "mean", offsets=packed.bounds.long(), unsafe=True)
+                return hidden.index_select(0, packed.bounds[:-1]).float()
+            if mode == "mean" and hidden.device.type == "cpu":
+                # The module adds up row by row, which takes a CPU a tenth of the whole pass.
+                return torch.segment_reduce(hidden.float(), "mean", offsets=packed.bounds.long())
         features: dict[str, Any] = {
             "token_embeddings": hidden.float()[None],
             "cu_seq_lens_q": packed.bounds.long(),
