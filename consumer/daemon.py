@@ -139,6 +139,9 @@ class Daemon:
             "max_tokens": info.max_tokens,
             "precision": info.precision,
             "attention": info.attention,
+            "layout": info.layout,
+            "compiled": info.compiled,
+            "refused": info.refused,
             "device": info.device,
             "token_budget": encoder.token_budget,
         }

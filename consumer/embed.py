@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,21 +85,12 @@ class Embedder:
 
     def _encode(self, window: Window) -> EmbeddedWindow:
         started = time.monotonic()
-        passages = [passage.token_ids for item in window.documents for passage in item.passages]
-        # What repeats within a window (a licence, a header) is encoded once.
-        first: dict[bytes, int] = {}
-        distinct: list[NDArray[np.int32]] = []
-        places = []
-        for ids in passages:
-            place = first.setdefault(ids.tobytes(), len(distinct))
-            places.append(place)
-            if place == len(distinct):
-                distinct.append(ids)
+        distinct, places = window.distinct
         outcomes = self._outcomes(distinct) if distinct else []
         seconds = time.monotonic() - started
         tokens = sum(len(ids) for ids in distinct)
         self._metrics.tokens_total.inc(tokens)
-        self._metrics.duplicate_passages_total.inc(len(passages) - len(distinct))
+        self._metrics.duplicate_passages_total.inc(len(places) - len(distinct))
         self._metrics.stage_duration_seconds.labels(stage="encode").observe(seconds)
         if tokens:
             rate = tokens / max(seconds, 1e-6)
@@ -110,7 +101,7 @@ class Embedder:
         self._moved()
         return self._stopping()
 
-    def _outcomes(self, distinct: list[NDArray[np.int32]]) -> list[NDArray[np.float32] | Failure]:
+    def _outcomes(self, distinct: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32] | Failure]:
         outcomes, stats = encode_passages(
             self._encoder, distinct, stop=self._stopping_at_a_batch, token_budget=self._token_budget
         )

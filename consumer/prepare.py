@@ -124,6 +124,8 @@ class Preparer:
 
     def _put(self, window: Window | None) -> None:
         if window is not None:
+            # Found out on this thread: the device need not wait for it.
+            _ = window.distinct
             self._windows.put(window)
             self._metrics.queue_depth.labels(stage="encode").set(len(self._windows))
         self._metrics.queue_depth.labels(stage="decode").set(self._inputs.cost)

@@ -83,12 +83,17 @@ class ProducerSettings(_Section):
 
 
 class EncoderSettings(_Section):
-    """The model and how it runs. `max_tokens` and `truncate_dim` default to the model's own."""
+    """The model and how it runs.
+
+    `max_tokens` and `truncate_dim` default to the model's own, `token_budget` (of a batch) to what is fastest
+    on the device; `compile` lets torch's compiler fuse what lies between the attentions.
+    """
 
     model: NonEmpty = "BAAI/bge-large-en-v1.5"
     device: NonEmpty = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     token_budget: Annotated[int, Field(ge=16)] | None = None
+    compile: bool = False
     max_tokens: Annotated[int, Field(ge=8)] | None = None
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
 

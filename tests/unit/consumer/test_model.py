@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from consumer import model as model_module
+from consumer import device as device_module
 from consumer.encoder import Encoder
 from consumer.model import load_encoder
+from consumer.token_budget import CPU_BUDGETS
 from embedstream.errors import ConfigError
 from embedstream.settings import EncoderSettings
 from tests.models import save_bert
@@ -109,7 +110,7 @@ def test_a_cpu_runs_bf16_where_it_has_it(
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(flags)
-    monkeypatch.setattr(model_module, "CPU_INFO", cpuinfo)
+    monkeypatch.setattr(device_module, "CPU_INFO", cpuinfo)
     assert loaded(folder).info.precision == precision
 
 
@@ -132,13 +133,14 @@ def test_documents_get_the_prompt_for_documents_and_never_that_for_queries(
 
 def test_the_budget_asked_for_is_taken(folder: Path) -> None:
     assert loaded(folder, token_budget=99).token_budget == 99
-    assert loaded(folder).token_budget == 2048
+    assert loaded(folder).token_budget in CPU_BUDGETS
 
 
 @pytest.mark.gpu
-def test_a_gpu_runs_fp16(folder: Path) -> None:
-    encoder = loaded(folder, device="auto")
-    assert (encoder.info.precision, encoder.info.device, encoder.token_budget) == ("fp16", "cuda", 16_384)
+def test_a_gpu_runs_fp16_without_padding(folder: Path) -> None:
+    info = loaded(folder, device="auto").info
+    assert (info.precision, info.device, info.layout, info.attention) == ("fp16", "cuda", "packed", "varlen")
+    assert info.refused == ""
 
 
 def test_importing_does_not_import_torch() -> None:
