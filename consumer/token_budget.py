@@ -28,6 +28,7 @@ CPU_BUDGETS = (2048, 1024, 4096, 8192)
 GPU_BUDGETS = (16_384, 8192, 32_768, 65_536, 131_072)
 SECONDS = 4.0
 TURNS = 4
+LONGEST = 512
 # The smallest that is so near the fastest is taken: it waits less for a full batch and needs less memory.
 NEAR = 0.97
 
@@ -128,9 +129,10 @@ def _chosen(rates: dict[int, float], default: int) -> int:
 def _passages(encoder: PipelinedEncoder, budget: int) -> list[NDArray[np.int32]]:
     """Passages whose lengths repeat a quarter, a half, three quarters and all of the window, longest first.
 
-    On a padded layout they are all as long as the window, since batches are of similar lengths.
+    On a padded layout they are all as long as the window, since batches are of similar lengths. A very long
+    window counts as `LONGEST` tokens, lest one passage be more than a budget.
     """
-    window = encoder.info.max_tokens
+    window = min(encoder.info.max_tokens, LONGEST)
     quarters = (4, 3, 2, 1) if encoder.info.layout == "packed" else (4,)
     lengths: list[int] = []
     while True:

