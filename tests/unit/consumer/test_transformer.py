@@ -208,3 +208,46 @@ def failing(bert: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> En
     encoder = loaded(bert, precision="fp32")
     monkeypatch.setattr(TransformerEncoder, "_vectors", fail)
     return encoder
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "lowest"), [("fp16", 0.9999), ("bf16", 0.9998), ("fp32", 0.99999)])
+def test_a_gpu_gives_the_oracles_vectors(folder: Path, precision: str, lowest: float) -> None:
+    encoder = on_gpu(folder, precision=precision)
+    ids = ids_of(encoder, first_passages(encoder, short_texts()))
+    exact = loaded(folder, precision="fp32").encode(ids)
+    assert lowest_cosine(encoder.encode(ids), exact) >= lowest
+    alone = np.concatenate([encoder.encode([each]) for each in ids])
+    assert lowest_cosine(alone, exact) >= lowest
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_submitting_to_a_gpu_never_waits_for_it(tmp_path: Path, pooling: str) -> None:
+    encoder = on_gpu(save_bert(tmp_path, pooling))
+    assert encoder.info.refused == ""
+    ids = ids_of(encoder, first_passages(encoder, short_texts()))
+    batches = [ids[:8], ids[8:9], ids[9:]]
+    expected = [encoder.encode(batch) for batch in batches]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pending = [encoder.submit(batch) for batch in batches]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for each, vectors in zip(pending, expected, strict=True):
+        assert np.allclose(each.result(), vectors, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_compiled_code_on_a_gpu_gives_the_same_vectors(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path)
+    plain, compiled = on_gpu(folder), on_gpu(folder, compile=True)
+    assert (compiled.info.compiled, compiled.info.refused) == (True, "")
+    ids = ids_of(plain, first_passages(plain, short_texts()))
+    assert lowest_cosine(compiled.encode(ids), plain.encode(ids)) > 0.9999
+
+
+def on_gpu(folder: Path, **settings: Any) -> PipelinedEncoder:
+    encoder = load_encoder(EncoderSettings(model=str(folder), device="cuda", token_budget=4096, **settings))
+    assert isinstance(encoder, PipelinedEncoder)
+    return encoder
