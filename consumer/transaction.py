@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, NoReturn
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -110,7 +113,7 @@ class TransactionalDelivery:
         except TimeoutError:
             self._abort(producer)
             raise NotDelivered("the poll thread did not answer") from None
-        self._repeat(producer.send_offsets_to_transaction, offsets, metadata)
+        self._repeat(partial(_bounded, producer.send_offsets_to_transaction), offsets, metadata)
         if self._ownership.is_lost:
             self._abort(producer)
             raise NotDelivered("partitions were lost while the transaction was open")
@@ -230,3 +233,27 @@ class TransactionalDelivery:
                 time.sleep(0.1)
         if not landed:
             raise NotDelivered(f"{why}; a new producer was made")
+
+
+def _bounded(call: Callable[..., Any], *arguments: Any) -> None:
+    """Ends a call that ignores its time-out, by leaving its thread and its producer behind.
+
+    send_offsets_to_transaction waits for ever when the group's coordinator was out of reach (librdkafka's
+    issues 5456 and 5511, open in 2.16).
+
+    Raises:
+        _Broken: it did not return.
+    """
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call(*arguments))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="send-offsets", daemon=True).start()
+    try:
+        outcome.result(2 * CALL_SECONDS)
+    except TimeoutError:
+        raise _Broken("sending the offsets does not end") from None

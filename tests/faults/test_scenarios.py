@@ -75,7 +75,7 @@ def test_after_kill_9_at_a_failpoint_the_other_daemon_takes_over_in_time(
     harness: Harness, protocol: str, point: str
 ) -> None:
     victim, _ = start(harness, "victim", "other")
-    victim.arm(point, "kill 0.01" if point == "during_commit" else "kill")
+    victim.arm(point, "kill 0.002" if point == "during_commit" else "kill")
     if point == "inside_revoke":
         victim.signal(signal.SIGTERM)
     harness.wait(lambda: not victim.running, 20, f"{point} is not hit")
@@ -129,21 +129,61 @@ def test_after_sigterm_another_daemon_goes_on_within_three_seconds(harness: Harn
     finish(harness)
 
 
+@pytest.mark.parametrize("point", [None, "after_send_offsets"])
 def test_a_daemon_that_is_started_again_takes_its_partitions_back_without_a_rebalance(
-    harness: Harness,
+    harness: Harness, point: str | None
 ) -> None:
     victim, other = start(harness, "victim", "other")
     rebalances = ("partitions_assigned", "partitions_revoked", "partitions_lost")
     before, had = other.events(*rebalances), victim.owned
-    victim.signal(signal.SIGKILL)
-    harness.wait(lambda: not victim.running, 10, "SIGKILL does not end it")
+    if point is None:
+        victim.signal(signal.SIGKILL)
+    else:
+        # Its transaction would stay open for seconds: the same transactional id ends it at once.
+        victim.arm(point, "kill")
+    harness.wait(lambda: not victim.running, 10, "it is not killed")
     moment = time.monotonic()
     harness.fleet.add("victim", wanted=False)
     took = harness.wait(lambda: had <= harness.moved_since(moment), 30, "it does not go on")
-    print(f"back after {took:.1f} s")
+    print(f"{point}: back after {took:.1f} s")
     assert took <= HANDOVER_SECONDS
     assert other.events(*rebalances) == before
     finish(harness)
+
+
+@both_protocols
+def test_a_window_whose_transaction_the_broker_gave_up_is_delivered_again(
+    harness: Harness, protocol: str
+) -> None:
+    (daemon,) = start(harness, "daemon")
+    daemon.arm("after_produce", "wait")
+    harness.wait(lambda: daemon.hits()["after_produce"], 20, "after_produce is not hit")
+    given_up = time.monotonic() + TRANSACTION_SECONDS + 2 * CLEANUP_SECONDS
+    harness.wait(lambda: time.monotonic() > given_up, 30, "")
+    daemon.arm("release", "")
+    moment = time.monotonic()
+    harness.wait(all_move(harness, moment), 30, "the daemon does not go on")
+    assert daemon.running
+    assert daemon.events("window_not_delivered")
+    assert not daemon.events("partitions_lost")
+    finish(harness)
+
+
+def test_at_least_once_doubles_what_a_killed_daemon_had_not_committed_and_loses_nothing(
+    cluster: ApacheCluster, tmp_path: Path
+) -> None:
+    with Harness(cluster, tmp_path, seed=1, delivery="at-least-once", encoder=ENCODER) as harness:
+        harness.backlog_wanted = BACKLOG_RECORDS
+        victim, _ = start(harness, "victim", "other")
+        victim.arm("after_produce", "kill")
+        harness.wait(lambda: not victim.running, 20, "after_produce is not hit")
+        moment = time.monotonic()
+        harness.wait(all_move(harness, moment), 60, "the other daemon does not take over")
+        harness.drain()
+        outcome, problems = harness.check()
+        print(outcome.inputs, "records", outcome.embeddings, "passages", outcome.repeated, "came twice")
+        assert not problems
+        assert outcome.repeated > 0
 
 
 @both_protocols
