@@ -233,12 +233,11 @@ class Injector:
         def hit(daemon: Daemon) -> bool:
             return daemon.hits()[point] > before[daemon.name]
 
+        def told() -> bool:
+            return any(hit(each) or not each.running for each in daemons)
+
         with contextlib.suppress(AssertionError):
-            self._harness.wait(
-                lambda: any(hit(each) or not each.running for each in daemons),
-                HIT_SECONDS,
-                f"{point} is not hit",
-            )
+            self._harness.wait(told, HIT_SECONDS, f"{point} is not hit")
         # What can't be taken back was taken a moment ago.
         found = [each for each in daemons if hit(each) or not each.disarm(point)]
         self.hits[point] += len(found)
