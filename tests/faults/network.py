@@ -103,8 +103,9 @@ class Network:
             self._each(daemon, "POST", "/toxics", toxic)
 
     def mend(self, daemon: str) -> None:
-        """As if nothing had been."""
+        """As if nothing had been, but for connections: what a half-open one lost would never come again."""
         for route, _, _ in self._routes[daemon]:
+            self._call("POST", f"/proxies/{route}", {"enabled": False})
             for toxic in self._call("GET", f"/proxies/{route}")["toxics"]:
                 self._call("DELETE", f"/proxies/{route}/toxics/{toxic['name']}")
             self._call("POST", f"/proxies/{route}", {"enabled": True})

@@ -111,6 +111,7 @@ def run_faults(
         outcome, problems = harness.check()
         if problems and not report.problems:
             harness.fleet.told(tell)
+        (folder / "doubles").write_text("\n".join(harness.reader.doubles))
         report.problems += problems
         report.hits = injector.hits
         report.kills, report.open_kills = injector.kills, injector.open_kills

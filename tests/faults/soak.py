@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import platform
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -79,7 +80,7 @@ def _run(soak: Soak) -> Report:
 
     tell(f"begins; again: python -m tests.faults.soak {soak}")
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(tempfile.mkdtemp(prefix="faults-"))
         cluster = ApacheCluster(find_kafka(), folder / "kafka", soak.brokers, BROKER_SETTINGS)
         server = find_toxiproxy()
         network = stack.enter_context(Network(server, cluster, DAEMON_NAMES)) if server else None
@@ -96,6 +97,10 @@ def _run(soak: Soak) -> Report:
             network=network,
             tell=tell,
         )
+    if report.problems:
+        tell(f"the daemons' logs and the brokers' data are in {folder}")
+    else:
+        shutil.rmtree(folder)
     tell(str(report))
     return report
 
