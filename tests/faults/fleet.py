@@ -116,7 +116,8 @@ class Daemon:
     def owned(self) -> set[int]:
         """The partitions that it has, as its log tells."""
         partitions: set[int] = set()
-        for event in self.events("consuming", "partitions_assigned", "partitions_revoked", "partitions_lost"):
+        names = ("consuming", "partitions_assigned", "partitions_revoked", "partitions_lost", "expelled")
+        for event in self.events(*names):
             if event["event"] == "consuming":
                 partitions.clear()
             elif event["event"] == "partitions_assigned":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.cli import run_cli
 from tests.faults.failpoints import POINTS
 from tests.faults.fleet import SESSION_SECONDS, TRANSACTION_SECONDS, Daemon
 from tests.faults.harness import BROKER_SETTINGS, PARTITIONS, Harness
+from tests.faults.network import Network, find_toxiproxy
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -23,6 +25,7 @@ CLEANUP_SECONDS = int(BROKER_SETTINGS["transaction.abort.timed.out.transaction.c
 GRACE_SECONDS = 5.0
 HANDOVER_SECONDS = 3.0
 ZOMBIE_ROUNDS = 10
+CUT_OFF_ROUNDS = 3
 ENCODER: dict[str, object] = {"seconds": 0.02, "token_budget": 512}
 # Little enough that what a daemon has queued does not hide how soon it reads its new partitions.
 BACKLOG_RECORDS = 120
@@ -110,6 +113,44 @@ def test_a_zombie_with_a_window_in_hand_doubles_nothing(harness: Harness, protoc
     dropped = zombie.events("window_dropped") + zombie.events("window_not_delivered")
     print(f"{protocol}: {len(dropped)} windows were not delivered in {ZOMBIE_ROUNDS} rounds")
     assert dropped
+
+
+@both_protocols
+def test_a_daemon_that_is_cut_off_during_a_rebalance_doubles_nothing(
+    kafka_home: Path, tmp_path: Path, protocol: str
+) -> None:
+    """Then the client learns of its expulsion from the answer to a join, not to a heartbeat."""
+    server = find_toxiproxy()
+    if server is None:
+        pytest.skip("toxiproxy-server is neither on PATH nor in ../shared/tools, and TOXIPROXY is not set")
+    cluster = ApacheCluster(kafka_home, tmp_path / "kafka", settings=BROKER_SETTINGS)
+    with (
+        Network(server, cluster, ("victim", "other", "newcomer")) as network,
+        cluster,
+        Harness(cluster, tmp_path, seed=1, protocol=protocol, encoder=ENCODER, network=network) as harness,
+    ):
+        harness.backlog_wanted = BACKLOG_RECORDS
+        victim, other = start(harness, "victim", "other")
+        for _ in range(CUT_OFF_ROUNDS):
+            newcomer = harness.fleet.add("newcomer", wanted=False)
+            loads = len(newcomer.events("model_loaded"))
+            harness.wait(lambda: len(newcomer.events("model_loaded")) > loads, 30, "")  # noqa: B023
+            # As long as one does not answer, the others wait for the end of the rebalance.
+            other.signal(signal.SIGSTOP)
+            moment = time.monotonic() + SESSION_SECONDS / 2
+            harness.wait(lambda: time.monotonic() > moment, 30, "")  # noqa: B023
+            network.half_open("victim")
+            other.resume()
+            harness.wait(lambda: len(other.owned | newcomer.owned) == PARTITIONS, 60, "nobody takes over")  # noqa: B023
+            moment = time.monotonic()
+            harness.wait(all_move(harness, moment), 60, "what was taken over does not move")
+            network.mend("victim")
+            harness.wait(lambda: len(victim.events("expelled", "partitions_lost")) > 0, 30, "no loss is told")
+            newcomer.signal(signal.SIGTERM)
+            harness.wait(lambda: not newcomer.running, 30, "the newcomer does not end")  # noqa: B023
+            harness.wait(lambda: len(other.owned | victim.owned) == PARTITIONS, 60, "the two do not share")
+        print(protocol, Counter(event["event"] for event in victim.events("expelled", "partitions_lost")))
+        finish(harness)
 
 
 @both_protocols
