@@ -297,6 +297,8 @@ class Poller:
         fatal = error.fatal() or code == KafkaError._FATAL
         if fatal and FENCED in error.str():
             _log.warning("fenced_by_group", error=describe_error(error))
+            # The client does not always tell of the loss.
+            self._ownership.withdraw(self._ownership.partitions, lost=True)
             self._fenced = True
         elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
             self._error = ConfigError(

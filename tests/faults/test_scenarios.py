@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
-from embedstream.kafka import make_admin
+from embedstream.kafka import make_admin, make_consumer
 from tests.brokers import ApacheCluster
 from tests.cli import run_cli
 from tests.faults.failpoints import POINTS
@@ -245,6 +245,26 @@ def test_of_two_daemons_with_one_instance_id_the_older_ends_and_is_not_started_a
     assert newer.running
     assert (older.exits, newer.exits) == ([5], [])
     harness.fleet.problems.clear()
+    finish(harness)
+
+
+def test_a_daemon_that_only_the_group_has_fenced_is_started_again(harness: Harness) -> None:
+    """As by a late join of its own: nobody has its transactional id."""
+    daemon = harness.fleet.add("daemon")
+    harness.wait(all_move(harness, 0.0), 60, "not all partitions move")
+    ghost = make_consumer(
+        harness.topics.kafka,
+        group_id=harness.fleet.group,
+        group_instance_id="daemon",
+        partition_assignment_strategy="cooperative-sticky",
+    )
+    ghost.subscribe([harness.topics.documents])
+    harness.wait(lambda: ghost.poll(0.0) or daemon.exits, 30, "the daemon is not fenced")
+    harness.wait(lambda: daemon.exits, 30, "the daemon does not end")
+    assert daemon.exits == [75]
+    ghost.close()
+    moment = time.monotonic()
+    harness.wait(all_move(harness, moment), 30, "the daemon does not go on")
     finish(harness)
 
 
