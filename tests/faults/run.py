@@ -6,6 +6,7 @@ import json
 import random
 import statistics
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -104,8 +105,11 @@ def run_faults(
         try:
             _inject_all(harness, injector, Pack(kinds, rng), count, report, tell)
             harness.drain()
-        except AssertionError as error:
-            report.problems.append(str(error))
+        except Exception as error:
+            # Whatever it is: what is in the topics so far is looked at all the same.
+            report.problems.append(
+                str(error) if isinstance(error, AssertionError) else traceback.format_exc()
+            )
             harness.fleet.told(tell)
         harness.settle()
         outcome, problems = harness.check()
