@@ -26,7 +26,7 @@ BACKLOG_RECORDS = 300
 # A batch takes a while, as on a small GPU: about 200 records a second come of three daemons.
 ENCODER: dict[str, object] = {"seconds": 0.05, "token_budget": 512}
 # Above all that may add up: a session, a transaction, a broker's start, an election, a daemon's start.
-STUCK_SECONDS = 90.0
+STUCK_SECONDS = 180.0
 
 
 @dataclass
