@@ -183,20 +183,22 @@ class Daemon:
             encoder_is_idle=embedder.is_idle,
             moved=progressed,
         )
+        delivery = self._make_delivery(poller, ownership, encoder.info.fingerprint)
         deliverer = Deliverer(
             embedded,
-            self._make_delivery(poller, ownership, encoder.info.fingerprint),
+            delivery,
             ownership,
             DeadLetterLimit(settings.max_dead_letter_ratio, settings.dead_letter_span),
             layout,
             encoder.info,
             self.metrics,
             store_text=settings.store_text,
-            joined=poller.joined.done,
+            fenced=poller.is_fenced,
             giving_up=self._is_late,
             moved=progressed,
         )
         poller.more_encoded = lambda: deliverer.has_work and self._failure is None
+        delivery.prepare()
         self._is_starting = False
         if self._is_ending():
             return
@@ -264,10 +266,12 @@ class Daemon:
             group |= {
                 "group_protocol": "classic",
                 "partition_assignment_strategy": "cooperative-sticky",
-                "group_instance_id": settings.instance_id,
                 "session_timeout_ms": int(settings.session_timeout_seconds * 1000),
                 "heartbeat_interval_ms": int(min(3.0, settings.session_timeout_seconds / 5) * 1000),
             }
+            if settings.delivery == "exactly-once":
+                # Whom the group fences can only be told by the transactional id that goes with it.
+                group["group_instance_id"] = settings.instance_id
         return Poller(
             make_consumer(self._settings.kafka, **group),
             self._settings.kafka.documents_topic,
@@ -294,6 +298,7 @@ class Daemon:
             producer,
             poller,
             ownership,
+            topic=kafka.documents_topic,
             fingerprint=fingerprint,
             timeout_seconds=settings.transaction_timeout_seconds,
             stopping=self._is_ending,

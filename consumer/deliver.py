@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from consumer.dead_letter_limit import DeadLetterLimit
 from consumer.encoder import ModelInfo
@@ -17,7 +17,7 @@ from consumer.outbound import ItemRecords, OutputLayout, build_records
 from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue, Closed
 from consumer.records import Deletion, EmbeddedWindow, EndOfPartition, SplitDocument, polled
-from embedstream.errors import TryAgainError
+from embedstream.errors import FencedError, TryAgainError
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
 
@@ -37,7 +37,11 @@ class Delivery(Protocol):
     """One way to deliver a window."""
 
     def prepare(self) -> None:
-        """Gets ready to deliver; called once, when the group has let the daemon in."""
+        """Gets ready to deliver; called once, before the daemon joins the group."""
+        ...
+
+    def has_rival(self) -> bool:
+        """Whether another daemon has taken over our identity since `prepare`."""
         ...
 
     def deliver(self, items: Sequence[ItemRecords]) -> None:
@@ -77,7 +81,7 @@ class Deliverer:
         metrics: Metrics,
         *,
         store_text: bool,
-        joined: Callable[[], bool],
+        fenced: Callable[[], bool],
         giving_up: Callable[[], bool],
         moved: Callable[[], None],
     ) -> None:
@@ -92,7 +96,7 @@ class Deliverer:
             model: stands in every record.
             metrics: counts what was committed.
             store_text: whether an embedding carries its passage's text.
-            joined: whether the group has let the daemon in.
+            fenced: whether the group has given our instance id to another member.
             giving_up: once true, a window that can't be delivered is not tried again.
             moved: called when a window is taken and after each attempt to deliver it.
         """
@@ -104,7 +108,7 @@ class Deliverer:
         self._model = model
         self._metrics = metrics
         self._store_text = store_text
-        self._joined = joined
+        self._fenced = fenced
         self._giving_up = giving_up
         self._moved = moved
         self._busy = False
@@ -116,14 +120,17 @@ class Deliverer:
         return self._busy or len(self._embedded) > 0
 
     def run(self) -> None:
-        """Works until the queue of embedded windows is closed."""
+        """Works until the queue of embedded windows is closed.
+
+        Raises:
+            FencedError: the group has given our instance id to another daemon.
+            TryAgainError: it has given it to a join of our own.
+        """
         try:
-            prepared = False
             while True:
                 embedded = self._embedded.get(0.1)
-                if not prepared and self._joined():
-                    self._delivery.prepare()
-                    prepared = True
+                if self._fenced():
+                    self._end_fenced()
                 if embedded is not None:
                     self._busy = True
                     self._take(embedded)
@@ -135,6 +142,19 @@ class Deliverer:
             self._busy = False
             self._embedded.close(discard=True)
             self._delivery.close()
+
+    def _end_fenced(self) -> NoReturn:
+        """A rival takes our identity as a producer before it joins, so it can be told from ourselves.
+
+        A join whose connection was given up may still reach the broker, after the one that took its place:
+        then the broker fences the only daemon there is (Apache Kafka's issue 20985).
+        """
+        if self._delivery.has_rival():
+            raise FencedError(
+                "another daemon with this consumer.instance_id is in the group",
+                "give every daemon an instance id of its own (--instance-id)",
+            )
+        raise TryAgainError("the group has fenced this daemon, and it has no rival", "start it again")
 
     def _take(self, embedded: EmbeddedWindow) -> None:
         """Builds the window's records (once: delivered again, it is the same bytes) and judges them.

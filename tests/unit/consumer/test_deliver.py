@@ -12,7 +12,7 @@ from consumer.outbound import ItemRecords, OutputLayout
 from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue
 from consumer.records import EmbeddedWindow, Item, Window, polled
-from embedstream.errors import TooManyDeadLettersError, TryAgainError
+from embedstream.errors import EmbedstreamError, FencedError, TooManyDeadLettersError, TryAgainError
 from embedstream.metrics import Metrics
 from tests.unit.consumer.items import a_document, a_refusal, an_end
 
@@ -24,12 +24,16 @@ VECTOR = np.array([0.6, 0.8], np.float32)
 class Landed:
     """Delivers into a list: the positions of each window that landed."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self, failures: int = 0, rival: bool = False) -> None:
         self.windows: list[list[tuple[int, int]]] = []
         self._failures = failures
+        self._rival = rival
 
     def prepare(self) -> None:
         pass
+
+    def has_rival(self) -> bool:
+        return self._rival
 
     def deliver(self, items: Sequence[ItemRecords]) -> None:
         if self._failures:
@@ -48,6 +52,7 @@ def run(
     ratio: float = 0.5,
     ownership: Ownership | None = None,
     giving_up: bool = False,
+    fenced: bool = False,
 ) -> None:
     """The stage over these windows, from partitions 0 and 1 under their first assignments (1 and 2)."""
     queue: BoundedQueue[EmbeddedWindow] = BoundedQueue(len(windows) or 1)
@@ -68,7 +73,7 @@ def run(
         MODEL,
         Metrics(),
         store_text=True,
-        joined=lambda: True,
+        fenced=lambda: fenced,
         giving_up=lambda: giving_up,
         moved=lambda: None,
     ).run()
@@ -147,3 +152,13 @@ def test_after_a_window_that_is_given_up_none_is_delivered() -> None:
     with pytest.raises(TryAgainError):
         run(landed, [a_document(0, 0)], [a_document(0, 1)], giving_up=True)
     assert landed.windows == []
+
+
+@pytest.mark.parametrize(("rival", "error"), [(True, FencedError), (False, TryAgainError)])
+def test_a_daemon_that_the_group_has_fenced_may_start_again_unless_it_has_a_rival(
+    rival: bool, error: type[EmbedstreamError]
+) -> None:
+    landed = Landed(rival=rival)
+    with pytest.raises(error):
+        run(landed, [a_document(0, 0)], fenced=True)
+    assert not landed.windows
