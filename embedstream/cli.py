@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from embedstream import __version__
+from embedstream import __version__, cli_out
 from embedstream.commands import broker, config, consume, demo, model, produce, topics, verify
 from embedstream.errors import UsageError
 
@@ -29,6 +29,7 @@ app.command()(broker.broker)
 app.add_typer(topics.app, name="topics")
 app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")
+cli_out.add_to(app)
 
 
 def main() -> None:
