@@ -15,6 +15,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import KafkaException
@@ -25,6 +26,7 @@ from embedstream.errors import ConfigError, TryAgainError, UsageError
 from embedstream.export import Exported, Options, export
 from embedstream.export_manifest import Manifest
 from embedstream.export_parquet import ParquetTarget
+from embedstream.find import find
 from embedstream.kafka import make_admin, make_producer
 from embedstream.newest import NewestVersions
 from embedstream.parquet_files import FileWriter
@@ -422,3 +424,30 @@ def make_aliases_topic(topics: Topics) -> None:
     made = make_admin(topics.kafka).create_topics([NewTopic(ALIASES_TOPIC, 1, 1)])
     with contextlib.suppress(KafkaException):
         made[ALIASES_TOPIC].result()
+
+
+def test_a_search_in_what_is_no_whole_export_is_refused(
+    messy: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for made, told in (
+        (tmp_path / "absent", "does not exist"),
+        (tmp_path, "is no export"),
+        (tmp_path / "half", "is not whole: run the same"),
+        (tmp_path / "foreign.parquet", "does not say which model"),
+        (tmp_path / "text.parquet", "can't be read"),
+    ):
+        if told.startswith("is not whole"):
+            with monkeypatch.context() as patch, pytest.raises(Crash):
+                patch.setattr(FileWriter, "add", crash_at(12, FileWriter.add))
+                export_all(messy.topics, made, rows_per_file=10)
+        (tmp_path / "text.parquet").write_text("no Parquet")
+        pq.write_table(pa.table({"a": [1]}), tmp_path / "foreign.parquet")
+        with pytest.raises(ConfigError, match=told):
+            find(settings(messy.topics), "a question", 5, where=made)
+
+
+def test_a_search_with_a_model_that_is_not_to_be_had_is_refused(messy: Outputs, tmp_path: Path) -> None:
+    export_all(messy.topics, tmp_path / "out.parquet")
+    for where in (None, tmp_path / "out.parquet"):
+        with pytest.raises(ConfigError, match=r"encoder\.model = \./absent can't be found"):
+            find(settings(messy.topics), "a question", 5, where=where, model="./absent")
