@@ -8,8 +8,20 @@ from typing import Annotated
 
 import typer
 
-from embedstream import __version__, cli_out
-from embedstream.commands import broker, config, consume, demo, model, produce, topics, verify
+from embedstream import __version__
+from embedstream.commands import (
+    broker,
+    config,
+    consume,
+    demo,
+    dlq,
+    export,
+    model,
+    produce,
+    search,
+    topics,
+    verify,
+)
 from embedstream.errors import UsageError
 
 __all__ = ["app", "main"]
@@ -29,7 +41,9 @@ app.command()(broker.broker)
 app.add_typer(topics.app, name="topics")
 app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")
-cli_out.add_to(app)
+app.command()(export.export)
+app.command()(search.search)
+app.add_typer(dlq.app, name="dlq")
 
 
 def main() -> None:
