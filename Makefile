@@ -67,7 +67,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi
 	@echo 'installing into .venv (torch is large, this can take minutes)'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[consumer,embedded,dev]'
+	  -c constraints.txt -e '.[consumer,embedded,parquet,qdrant,dev]'
 	@touch $@
 
 clean:

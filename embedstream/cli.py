@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from embedstream import __version__
-from embedstream.commands import broker, config, consume, demo, model, produce, topics, verify
+from embedstream.commands import (
+    broker,
+    config,
+    consume,
+    demo,
+    dlq,
+    export,
+    model,
+    produce,
+    search,
+    topics,
+    verify,
+)
 from embedstream.errors import UsageError
 
 __all__ = ["app", "main"]
@@ -29,6 +41,9 @@ app.command()(broker.broker)
 app.add_typer(topics.app, name="topics")
 app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")
+app.command()(export.export)
+app.command()(search.search)
+app.add_typer(dlq.app, name="dlq")
 
 
 def main() -> None:

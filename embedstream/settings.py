@@ -32,6 +32,7 @@ __all__ = [
     "ConsumerSettings",
     "CostSettings",
     "EncoderSettings",
+    "ExportSettings",
     "KafkaSettings",
     "Loaded",
     "MetricsSettings",
@@ -44,8 +45,8 @@ __all__ = [
 
 ENV_PREFIX = "EMBEDSTREAM_"
 FILE_NAME = "embedstream.toml"
-# Parts of a librdkafka property's name that make its value a secret.
-SECRET_WORDS = ("password", "secret", "token", "key.pem", "oauthbearer.config", "jaas")
+# Parts of a setting's name, or of a librdkafka property's, that make its value a secret.
+SECRET_WORDS = ("password", "secret", "token", "key.pem", "api_key", "oauthbearer.config", "jaas")
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 
@@ -149,6 +150,12 @@ class CostSettings(_Section):
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
 
 
+class ExportSettings(_Section):
+    """What `export` needs beside its flags."""
+
+    qdrant_api_key: NonEmpty | None = None
+
+
 class Settings(BaseSettings):
     """All settings, validated and frozen."""
 
@@ -166,6 +173,7 @@ class Settings(BaseSettings):
     consumer: ConsumerSettings = Field(default_factory=ConsumerSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     cost: CostSettings = Field(default_factory=CostSettings)
+    export: ExportSettings = Field(default_factory=ExportSettings)
 
     @classmethod
     def settings_customise_sources(
