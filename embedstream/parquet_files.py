@@ -111,7 +111,7 @@ class Layout:
         }
         return pa.schema(fields, {_KEY + name: value for name, value in notes.items()})
 
-    def batch(self, embeddings: list[Embedding]) -> pa.RecordBatch:
+    def table(self, embeddings: list[Embedding]) -> pa.Table:
         """Return the rows of some embeddings."""
         import pyarrow as pa
 
@@ -140,7 +140,7 @@ class Layout:
         arrays: list[Any] = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
         flat = pa.array(vectors.reshape(-1))
         arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=self._vector_type()))
-        return pa.record_batch(arrays, schema=schema)
+        return pa.table(arrays, schema=schema)
 
     def _vector_type(self) -> pa.DataType:
         import pyarrow as pa
@@ -204,7 +204,8 @@ class FileWriter:
         sync(self._path.parent)
 
     def _write_group(self) -> None:
-        self._writer.write_batch(self._layout.batch(self._held))
+        # A table is a row group of its own; batches would be gathered in memory, up to a million rows.
+        self._writer.write_table(self._layout.table(self._held))
         self._held.clear()
 
     def _abandon(self) -> None:
