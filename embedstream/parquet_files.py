@@ -39,8 +39,8 @@ __all__ = [
 
 Precision = Literal["fp32", "fp16"]
 
-MANIFEST = "manifest.json"
-"""Name of the file in an exported folder that says what is in it."""
+MANIFEST = "_manifest.json"
+"""Name of the file that says what is in an exported folder: readers of folders pass over such a name."""
 
 _KEY = "embedstream."
 _ROW_GROUP_ROWS = 8192

@@ -105,7 +105,7 @@ def embeddings(job: Job) -> list[dict[str, Any]]:
 def exported(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Parquet export that was killed half-way and started again."""
     to = tmp_path_factory.mktemp("export") / "vectors"
-    manifest = to / "manifest.json"
+    manifest = to / "_manifest.json"
     command = ["export", "--to", str(to), *job.topics.flags, "--rows-per-file", "500", "--json"]
     killed = start_cli(*command, log=to.parent / "killed.log")
     try:

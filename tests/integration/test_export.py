@@ -83,8 +83,8 @@ def expected(topics: Topics) -> dict[str, dict[str, Any]]:
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """The rows of an export, read with pyarrow."""
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
 
 
 def assert_same(rows: list[dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> None:
@@ -125,7 +125,7 @@ def test_a_folder_holds_the_newest_version_of_each_document_bit_for_bit(
     assert done.left_out == {"repeated": 4, "other_models": 0, "other_topics": 0, "unreadable": 0}
     names = sorted(each.name for each in (tmp_path / "out").iterdir())
     count = -(-len(rows) // 10)
-    assert names == ["manifest.json", *(f"part-{number:05}.parquet" for number in range(count))]
+    assert names == ["_manifest.json", *(f"part-{number:05}.parquet" for number in range(count))]
     assert [pq.read_metadata(tmp_path / "out" / name).num_rows for name in names[1:-1]] == [10] * (count - 1)
 
 
@@ -230,7 +230,7 @@ def test_an_export_that_is_killed_goes_on_without_a_row_missing_or_double(
         outputs.embed(f"document {number}", passages=30)
     outputs.flush()
     wanted = expected(outputs.topics)
-    to, manifest = tmp_path / "out", tmp_path / "out" / "manifest.json"
+    to, manifest = tmp_path / "out", tmp_path / "out" / "_manifest.json"
     command = ["export", "--to", str(to), *outputs.topics.flags, "--rows-per-file", "500", "--json"]
     killed = start_cli(*command, log=tmp_path / "first.log")
     try:

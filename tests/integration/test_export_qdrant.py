@@ -53,7 +53,7 @@ def test_a_collection_holds_the_newest_versions_and_goes_on_after_a_kill(
     folder = tmp_path / "store"
     url = f"qdrant://{folder}/passages"
     command = ["export", "--to", url, *outputs.topics.flags, "--json"]
-    manifest = tmp_path / "passages.qdrant-export" / "manifest.json"
+    manifest = tmp_path / "passages.qdrant-export" / "_manifest.json"
     killed = start_cli(*command, log=tmp_path / "killed.log")
     try:
         wait_until(lambda: manifest.exists() and json.loads(manifest.read_text())["rows"] >= 512)
