@@ -4,7 +4,7 @@
 
 All of the daemon is real but the model, which is a hash of the passage; `--seconds-per-batch` lets each batch
 of up to 16,384 tokens take so long, as on a GPU. `--against` names another checkout of this repository whose
-daemons take turns with these. Rates are records a second from joining the group to the last delivery.
+daemons take turns with these. Rates are records a second from the model's load to the last delivery.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def rate(tree: Path, topics: Topics, delivery: str, seconds_per_batch: float) ->
     )
     assert done.returncode == 0, done.stderr[-2000:]
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    (began,) = (each for each in events if each["event"] == "consuming")
+    (began,) = (each for each in events if each["event"] == "model_loaded")
     delivered = [each for each in events if each["event"] == "window_delivered"]
     ended = datetime.fromisoformat(delivered[-1]["timestamp"])
     seconds = (ended - datetime.fromisoformat(began["timestamp"])).total_seconds()
