@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,15 +58,16 @@ class Footprint:
 
 
 def measure(
-    bootstrap: str, records: int, delivery: str = "exactly-once", queue_bytes: int | None = None
+    bootstrap: str, records: int, delivery: str = "exactly-once", settings: Mapping[str, str] | None = None
 ) -> Footprint:
     """Fills a topic, lets one daemon work it off, and watches its memory.
 
     Args:
         bootstrap: a broker.
-        records: the backlog; at nine tenths, what is left must be more than the queues hold.
+        records: the backlog. As settings are, the queue holds some 100,000 of these, and windows grow to some
+            25,000: a tenth and what is left after nine tenths must be more than that.
         delivery: the guarantee.
-        queue_bytes: another `consumer.queue_bytes`: the default holds some 100,000 of these records.
+        settings: more variables of the daemon's environment.
 
     Raises:
         AssertionError: the daemon failed, or not everything was committed.
@@ -75,8 +77,7 @@ def measure(
     (port,) = free_ports(1)
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        settings = {} if queue_bytes is None else {"EMBEDSTREAM_CONSUMER__QUEUE_BYTES": str(queue_bytes)}
-        process = _start(topics, port, delivery, log, settings)
+        process = _start(topics, port, delivery, log, settings or {})
         try:
             footprint = _watch(process, port, records)
         finally:
@@ -102,9 +103,9 @@ def _fill(topics: Topics, records: int) -> None:
 
 
 def _start(
-    topics: Topics, port: int, delivery: str, log: Path, settings: dict[str, str]
+    topics: Topics, port: int, delivery: str, log: Path, settings: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    environment = clean_environment({"HASH_ENCODER": "{}"} | settings)
+    environment = clean_environment({"HASH_ENCODER": "{}"} | dict(settings))
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     flags = [*topics.flags, "--group", topics.documents, "--metrics-port", str(port), "--delivery", delivery]
     command = [sys.executable, "-m", "tests.hash_encoder", *flags]
