@@ -37,6 +37,7 @@ soak: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.wire
 	$(BIN)/python -m tests.bench.pipeline
+	$(BIN)/python -m tests.bench.backlog
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -127,7 +127,13 @@ class Daemon:
         encoder = encoder_thread.encoder()
         self._tell(encoder)
         admit(admin, self._settings, layout, encoder.info.fingerprint)
-        self._consume(admin, layout, encoder, encoder_thread)
+        group, drained = self._settings.consumer.group, None
+        if self._settings.consumer.until_drained:
+            drained = Drained(admin, self._settings.kafka, group)
+            if drained.is_reached():
+                _log.info("drained", group=group)
+                return
+        self._consume(drained, layout, encoder, encoder_thread)
 
     def _tell(self, encoder: Encoder) -> None:
         """The model and how it runs, once in the log and in the metrics."""
@@ -149,15 +155,9 @@ class Daemon:
         _log.info("model_loaded", **told)
 
     def _consume(
-        self, admin: AdminClient, layout: OutputLayout, encoder: Encoder, encoder_thread: EncoderThread
+        self, drained: Drained | None, layout: OutputLayout, encoder: Encoder, encoder_thread: EncoderThread
     ) -> None:
         settings = self._settings.consumer
-        drained = None
-        if settings.until_drained:
-            drained = Drained(admin, self._settings.kafka, settings.group)
-            if drained.is_reached():
-                _log.info("drained", group=settings.group)
-                return
         inputs: BoundedQueue[Polled] = BoundedQueue(settings.queue_bytes)
         windows: BoundedQueue[Window] = BoundedQueue(WINDOWS_AHEAD)
         embedded: BoundedQueue[EmbeddedWindow] = BoundedQueue(WINDOWS_AHEAD)
@@ -167,16 +167,10 @@ class Daemon:
         embedder = Embedder(
             windows, embedded, encoder, self.metrics, stopping=self._is_ending, moved=progressed
         )
-        builder = WindowBuilder(
-            seconds=settings.window_seconds,
-            size=settings.window_bytes,
-            linger=settings.linger_seconds,
-            first_tokens=FIRST_BATCHES * encoder.token_budget,
-        )
         preparer = Preparer(
             inputs,
             windows,
-            builder,
+            self._make_builder(encoder),
             encoder.splitter,
             self.metrics,
             tokens_per_second=embedder.tokens_per_second,
@@ -211,8 +205,7 @@ class Daemon:
             self._start("drained", lambda: self._watch(drained))
 
         def idle() -> bool:
-            queued = len(inputs) or len(windows)
-            return not (queued or preparer.is_busy or not embedder.is_idle() or deliverer.has_work)
+            return embedder.is_idle() and not (len(inputs) or preparer.is_busy or deliverer.has_work)
 
         self._poll(poller, inputs, threads, idle)
         if deliverer.has_work:
@@ -250,6 +243,15 @@ class Daemon:
         except EmbedstreamError as error:
             self._fail(error)
         inputs.close(discard=True)
+
+    def _make_builder(self, encoder: Encoder) -> WindowBuilder:
+        settings = self._settings.consumer
+        return WindowBuilder(
+            seconds=settings.window_seconds,
+            size=settings.window_bytes,
+            linger=settings.linger_seconds,
+            first_tokens=FIRST_BATCHES * encoder.token_budget,
+        )
 
     def _make_poller(self, inputs: BoundedQueue[Polled], ownership: Ownership) -> Poller:
         settings = self._settings.consumer

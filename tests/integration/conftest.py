@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,17 +17,20 @@ from embedstream.broker import ends_with_parent
 from tests.cli import clean_environment
 from tests.kafka import Topics
 
+Start = Callable[..., subprocess.Popen[bytes]]
+
 
 @pytest.fixture
-def hash_daemon(topics: Topics, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts `consume` with the hash encoder made of the keywords; what still runs at the end is killed.
+def hash_daemon_on(tmp_path: Path) -> Iterator[Start]:
+    """Starts `consume` on some topics with the hash encoder made of the keywords.
 
-    The log of the first is `daemon-0.log` in `tmp_path`; `env` holds settings that have no flag.
+    The log of the first is `daemon-0.log` in `tmp_path`; `env` holds settings that have no flag. What still
+    runs at the end is killed.
     """
     started: list[subprocess.Popen[bytes]] = []
 
     def start(
-        *flags: str, env: Mapping[str, str] | None = None, **encoder: object
+        topics: Topics, *flags: str, env: Mapping[str, str] | None = None, **encoder: object
     ) -> subprocess.Popen[bytes]:
         log = (tmp_path / f"daemon-{len(started)}.log").open("wb")
         environment = clean_environment({"HASH_ENCODER": json.dumps(encoder)} | dict(env or {}))
@@ -49,3 +53,9 @@ def hash_daemon(topics: Topics, tmp_path: Path) -> Iterator[Callable[..., subpro
         process.wait()
     for path in sorted(tmp_path.glob("daemon-*.log")):
         print(path.name, path.read_text(), sep="\n")
+
+
+@pytest.fixture
+def hash_daemon(hash_daemon_on: Start, topics: Topics) -> Start:
+    """`hash_daemon_on` the topics of the test."""
+    return partial(hash_daemon_on, topics)

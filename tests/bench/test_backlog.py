@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from tests.bench.backlog import measure
+from tests.brokers import BrokerHandle
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_backlog_of_any_size_takes_the_same_memory(kafka_broker: BrokerHandle) -> None:
+    found = measure(kafka_broker.bootstrap, 200_000, queue_bytes=4 * 1024 * 1024)
+    print(asdict(found))
+    assert abs(found.growth) <= 0.1
