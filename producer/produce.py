@@ -9,7 +9,6 @@ Files are found, read and sent one after the other; one thread beside measures t
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 import time
@@ -153,8 +152,9 @@ def produce(paths: Sequence[str | Path], settings: Settings, *, progress: bool) 
 def _items(
     paths: Sequence[str | Path], on_refusal: Callable[[Refusal], None], shown: Progress
 ) -> Generator[RawDocument | Refusal, None, None]:
-    for file in walk(paths, is_known, on_refusal):
-        yield from read(file, shown.read)
+    for batch in walk(paths, is_known, on_refusal):
+        for file in batch.files:
+            yield from read(file, shown.read)
 
 
 def _send(
@@ -172,8 +172,8 @@ def _send(
 
 
 def _sizes(paths: Sequence[str | Path]) -> Iterator[int]:
-    for file in walk(paths, is_known, lambda _: None):
-        yield os.stat(file.path).st_size  # noqa: PTH116 - a Path for each file is only slower
+    for batch in walk(paths, is_known, lambda _: None):
+        yield sum(file.size for file in batch.files)
 
 
 @dataclass(slots=True)

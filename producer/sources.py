@@ -47,7 +47,7 @@ class Source(Protocol):
 
 def is_known(name: str) -> bool:
     """Return whether there is a source for a file of this name."""
-    return _kind(name) in SOURCES
+    return name.endswith(".json") or _kind(name) in SOURCES
 
 
 def read(file: FoundFile, on_bytes: Callable[[int], None]) -> Iterator[RawDocument | Refusal]:
