@@ -44,6 +44,13 @@ Documents = Annotated[str | None, typer.Option("--documents-topic", help="Topic 
 Embeddings = Annotated[str | None, typer.Option("--embeddings-topic", help="Topic of the embeddings.")]
 DeadLetters = Annotated[str | None, typer.Option("--dead-letters-topic", help="Topic of what failed.")]
 Group = Annotated[str | None, typer.Option("--group", help="Consumer group.")]
+Include = Annotated[
+    list[str] | None, typer.Option("--include", help="Only files that this glob matches; repeatable.")
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", help="No files or folders that this glob matches; repeatable."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 
 
@@ -97,6 +104,28 @@ def produce(
     bootstrap_servers: Servers = None,
     documents_topic: Documents = None,
     id_field: Annotated[str | None, typer.Option("--id-field", help="Field that holds the id.")] = None,
+    content_field: Annotated[
+        str | None, typer.Option("--content-field", help="Field that holds the text (default: content).")
+    ] = None,
+    metadata_field: Annotated[
+        list[str] | None,
+        typer.Option("--metadata-field", help="Field to keep as metadata; repeatable (default: all)."),
+    ] = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    sample: Annotated[
+        str | None, typer.Option("--sample", help="Send about this much of the corpus: 1GB, 500MB, ...")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Send this many documents.")] = None,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="Most text a second: 20MB means 20 MB/s.")
+    ] = None,
+    max_expansion: Annotated[
+        int | None, typer.Option("--max-expansion", help="Most that a compressed file may grow, in times.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sent and refused; connect to nothing.")
+    ] = False,
     segment_bytes: Annotated[
         int | None, typer.Option("--segment-bytes", help="Largest text of a record, bytes of UTF-8.")
     ] = None,
@@ -113,7 +142,23 @@ def produce(
         kafka__documents_topic=documents_topic,
         producer__id_field=id_field,
         producer__segment_bytes=segment_bytes,
+        producer__content_field=content_field,
+        producer__metadata_field=metadata_field or None,
+        producer__include=include or None,
+        producer__exclude=exclude or None,
+        producer__sample=sample,
+        producer__limit=limit,
+        producer__rate=rate,
+        producer__max_expansion=max_expansion,
     ).settings
+    if dry_run:
+        from producer.dry_run import dry_run as look
+
+        found = look(paths, settings, progress=True)
+        _report(found.to_json(), found.lines(), as_json)
+        if strict and found.refused.counts:
+            raise typer.Exit(Exit.FINDING)
+        return
     from producer.produce import produce as run
 
     summary = run(paths, settings, progress=True)

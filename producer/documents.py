@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from producer.refusals import Reason, RefusedError
@@ -79,12 +79,12 @@ class ReadDocument:
     left_out: tuple[str, ...] = ()
 
 
-def check(raw: RawDocument, id_field: str | None = None) -> ReadDocument:
+def check(raw: RawDocument, id_field: str | None = None, metadata_fields: Sequence[str] = ()) -> ReadDocument:
     """Check a raw document and give it its id.
 
     The id is `id_field` where one is named; else the record's own `id`, if that is text or a whole number;
     else the path relative to the root, in a file of many documents with `#` and the content's hash. All other
-    fields become metadata.
+    fields become metadata, or of them those that `metadata_fields` names.
 
     Raises:
         RefusedError: The document can't be sent as it is; says why.
@@ -107,6 +107,8 @@ def check(raw: RawDocument, id_field: str | None = None) -> ReadDocument:
         document_id = raw.relative if raw.line is None else f"{raw.relative}#{digest}"
     if len(_utf8(document_id, "the id")) > MAX_ID_BYTES:
         raise RefusedError(Reason.BAD_ID, f"the id is longer than {MAX_ID_BYTES} bytes")
+    if metadata_fields:
+        fields = {name: fields[name] for name in metadata_fields if name in fields}
     metadata, left_out = _metadata(fields)
     return ReadDocument(document_id, content, len(data), digest, raw.source, metadata, left_out)
 

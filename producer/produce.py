@@ -18,13 +18,14 @@ from pathlib import Path
 from types import FrameType
 
 from embedstream.errors import EmbedstreamError
-from embedstream.settings import Settings
+from embedstream.settings import ProducerSettings, Settings
+from producer.corpus import Corpus, open_corpus
 from producer.documents import MAX_METADATA_BYTES, RawDocument, check
 from producer.progress import Progress
-from producer.refusals import Reason, Refusal, RefusedError, Tally
+from producer.rate import RateLimit
+from producer.refusals import Reason, Refusal, RefusedError, Tally, refusal_lines, refusals_json
 from producer.sender import Sender
-from producer.sources import is_known, read
-from producer.walk import check_paths, walk
+from producer.sources import read
 
 __all__ = ["Summary", "produce"]
 
@@ -71,9 +72,9 @@ class Summary:
             "bytes_read": self.bytes_read,
             "seconds": round(self.seconds, 3),
             "refused": self.refused,
-            "refusals": [_as_json(each) for each in self.refusals],
+            "refusals": refusals_json(self.refusals),
             "notices": self.notices,
-            "noticed": [_as_json(each) for each in self.noticed],
+            "noticed": refusals_json(self.noticed),
             "interrupted_by": self.interrupted_by,
             "failure": str(self.failure) if self.failure else None,
         }
@@ -85,15 +86,8 @@ class Summary:
             f"{self.documents:,} documents in {self.records:,} records, {self.bytes / 1e6:,.1f} MB of text,"
             f" in {self.seconds:,.1f} s ({rate:,.1f} MB/s)"
         )
-        for title, counts, examples in (
-            ("refused", self.refused, self.refusals),
-            ("notice", self.notices, self.noticed),
-        ):
-            for reason, count in counts.items():
-                yield f"{title}: {reason}: {count:,}"
-                yield from (
-                    _one_line(f"  {each.path}: {each.message}") for each in examples if each.reason == reason
-                )
+        yield from refusal_lines("refused", self.refused, self.refusals)
+        yield from refusal_lines("notice", self.notices, self.noticed)
         if self.interrupted_by is not None:
             yield "stopped by a signal; all that is counted above has arrived"
 
@@ -114,21 +108,23 @@ def produce(paths: Sequence[str | Path], settings: Settings, *, progress: bool) 
         ServiceUnavailableError: No broker answers at the start; later, the summary says so.
         ConfigError: The topic does not exist, or a setting is wrong.
     """
-    check_paths(paths, is_known)
     started = time.monotonic()
+    corpus = open_corpus(paths, settings.producer)
     refused, noticed = Tally(), Tally()
 
     def on_refusal(refusal: Refusal) -> None:
         (noticed if refusal.reason.is_notice else refused).add(refusal)
 
     sender = Sender(settings, on_refusal)
-    with _stop_on_signals() as stop, Progress(shown=progress, measure=lambda: _sizes(paths)) as shown:
-        with contextlib.closing(_items(paths, on_refusal, shown)) as items:
+    limit = RateLimit(settings.producer.rate)
+    with _stop_on_signals() as stop, Progress(shown=progress, measure=lambda: _sizes(corpus)) as shown:
+        with contextlib.closing(_items(corpus, on_refusal, shown)) as items:
             for item in items:
                 if isinstance(item, Refusal):
                     on_refusal(item)
                 else:
-                    _send(item, sender, settings.producer.id_field, on_refusal)
+                    _send(item, sender, settings.producer, on_refusal)
+                    limit.wait(sender.queued_bytes, lambda: stop.signal is not None)
                     shown.document()
                 if stop.signal is not None or sender.failure is not None:
                     break
@@ -150,18 +146,18 @@ def produce(paths: Sequence[str | Path], settings: Settings, *, progress: bool) 
 
 
 def _items(
-    paths: Sequence[str | Path], on_refusal: Callable[[Refusal], None], shown: Progress
+    corpus: Corpus, on_refusal: Callable[[Refusal], None], shown: Progress
 ) -> Generator[RawDocument | Refusal, None, None]:
-    for batch in walk(paths, is_known, on_refusal):
+    for batch in corpus.batches(on_refusal):
         for file in batch.files:
-            yield from read(file, shown.read)
+            yield from read(file, shown.read, corpus.rules)
 
 
 def _send(
-    raw: RawDocument, sender: Sender, id_field: str | None, on_refusal: Callable[[Refusal], None]
+    raw: RawDocument, sender: Sender, settings: ProducerSettings, on_refusal: Callable[[Refusal], None]
 ) -> None:
     try:
-        document = check(raw, id_field)
+        document = check(raw, settings.id_field, settings.metadata_field)
         sender.send(document, raw.where)
     except RefusedError as error:
         on_refusal(error.at(raw.where))
@@ -171,8 +167,8 @@ def _send(
         on_refusal(RefusedError(Reason.METADATA_CUT, told[:_MAX_MESSAGE_CHARS]).at(raw.where))
 
 
-def _sizes(paths: Sequence[str | Path]) -> Iterator[int]:
-    for batch in walk(paths, is_known, lambda _: None):
+def _sizes(corpus: Corpus) -> Iterator[int]:
+    for batch in corpus.batches(lambda _: None):
         yield sum(file.size for file in batch.files)
 
 
@@ -206,12 +202,3 @@ def _stop_on_signals() -> Iterator[_Stop]:
         yield stop
     finally:
         restore()
-
-
-def _as_json(refusal: Refusal) -> dict[str, str]:
-    return {"reason": refusal.reason.value, "path": refusal.path, "message": refusal.message}
-
-
-def _one_line(text: str) -> str:
-    """Return text without what moves a terminal's cursor: the name of a file may hold anything."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

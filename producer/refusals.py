@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Reason", "Refusal", "RefusedError", "Tally", "printable"]
+__all__ = ["Reason", "Refusal", "RefusedError", "Tally", "printable", "refusal_lines", "refusals_json"]
 
 
 class Reason(StrEnum):
@@ -24,11 +25,16 @@ class Reason(StrEnum):
     WRONG_HASH = "wrong_hash"
     BAD_ID = "bad_id"
     BAD_FRONT_MATTER = "bad_front_matter"
+    BAD_SIDECAR = "bad_sidecar"
+    NO_COLUMN = "no_column"
     TOO_LARGE = "too_large"
     UNREADABLE = "unreadable"
     VANISHED = "vanished"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
+    EXPANDS_TOO_MUCH = "expands_too_much"
+    CHANGED = "changed"
+    EXTRA_MISSING = "extra_missing"
     NOT_DELIVERED = "not_delivered"
 
     HIDDEN = "hidden"
@@ -36,6 +42,9 @@ class Reason(StrEnum):
     NOT_A_FILE = "not_a_file"
     SYMLINK_LOOP = "symlink_loop"
     METADATA_CUT = "metadata_cut"
+    NO_METADATA_COLUMN = "no_metadata_column"
+    SIDECAR = "sidecar"
+    EXCLUDED = "excluded"
 
     @property
     def is_notice(self) -> bool:
@@ -44,7 +53,16 @@ class Reason(StrEnum):
 
 
 _NOTICES = frozenset(
-    {Reason.HIDDEN, Reason.UNKNOWN_SUFFIX, Reason.NOT_A_FILE, Reason.SYMLINK_LOOP, Reason.METADATA_CUT}
+    {
+        Reason.HIDDEN,
+        Reason.UNKNOWN_SUFFIX,
+        Reason.NOT_A_FILE,
+        Reason.SYMLINK_LOOP,
+        Reason.METADATA_CUT,
+        Reason.NO_METADATA_COLUMN,
+        Reason.SIDECAR,
+        Reason.EXCLUDED,
+    }
 )
 
 
@@ -98,6 +116,23 @@ class Tally:
         self._counts[refusal.reason.value] += 1
         if self._counts[refusal.reason.value] <= self._limit:
             self.examples.append(refusal)
+
+
+def refusals_json(examples: Sequence[Refusal]) -> list[dict[str, str]]:
+    """Return refusals as what `json.dumps` takes."""
+    return [{"reason": each.reason.value, "path": each.path, "message": each.message} for each in examples]
+
+
+def refusal_lines(title: str, counts: Mapping[str, int], examples: Sequence[Refusal]) -> Iterator[str]:
+    """Yield each reason with its count and examples, for a person to read."""
+    for reason, count in counts.items():
+        yield f"{title}: {reason}: {count:,}"
+        yield from (_one_line(f"  {each.path}: {each.message}") for each in examples if each.reason == reason)
+
+
+def _one_line(text: str) -> str:
+    """Return text without what moves a terminal's cursor: the name of a file may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def printable(path: str) -> str:

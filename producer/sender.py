@@ -42,6 +42,7 @@ class Sender:
         documents: How many have arrived whole.
         records: How many records have arrived.
         content_bytes: The text of the documents that have arrived, in bytes of UTF-8.
+        queued_bytes: The text of the documents that were queued.
         failure: Why nothing can be sent any more, None while all is well.
     """
 
@@ -59,6 +60,7 @@ class Sender:
         self.documents = 0
         self.records = 0
         self.content_bytes = 0
+        self.queued_bytes = 0
         self.failure: EmbedstreamError | None = None
         self._topic = settings.kafka.documents_topic
         self._segment_bytes = settings.producer.segment_bytes
@@ -100,6 +102,7 @@ class Sender:
         delivery = _Delivery(self, where, document.content_bytes, len(values))
         for value in values:
             self._queue(key, value, delivery)
+        self.queued_bytes += document.content_bytes
         # Serves the delivery reports, so that they never pile up.
         self._producer.poll(0)
 

@@ -127,7 +127,7 @@ def write_mixed_corpus(root: Path) -> None:
         "word.txt": b"w" * 100_000,
         "scripts.txt": "😀 עברית العربية 漢字仮名 हिन्दी".encode(),
         "front.md": b"---\ntitle: No\xc3\xabl\nlanguage: no\n---\nBody.\n",
-        "front-broken.md": b"---\ntitle: a: b\n---\nBody.\n",
+        "front-broken.md": b"---\ntitle: a: b\nmore\n---\nBody.\n",
         "twice.jsonl": b'{"id": "same", "content": "First."}\n{"id": "same", "content": "Second."}\n',
         ".hidden": b"",
         "page.html": b"<p>",

@@ -24,7 +24,9 @@ def make(root: Path, *names: str) -> None:
 
 def walked(*paths: Path | str) -> tuple[list[str], list[Refusal]]:
     refusals: list[Refusal] = []
-    return [file.relative for batch in walk(paths, is_known, refusals.append) for file in batch.files], refusals
+    return [
+        file.relative for batch in walk(paths, is_known, refusals.append) for file in batch.files
+    ], refusals
 
 
 def reasons(refusals: list[Refusal]) -> dict[Reason, int]:
