@@ -129,13 +129,39 @@ def produce(
     segment_bytes: Annotated[
         int | None, typer.Option("--segment-bytes", help="Largest text of a record, bytes of UTF-8.")
     ] = None,
+    ledger: Annotated[
+        str | None, typer.Option("--ledger", help="File that keeps what was sent (default: one per topic).")
+    ] = None,
+    no_ledger: Annotated[
+        bool, typer.Option("--no-ledger", help="Send everything, and write nothing down.")
+    ] = False,
+    ledger_from_topic: Annotated[
+        bool | None, typer.Option("--ledger-from-topic", help="First make the ledger anew from the topic.")
+    ] = None,
+    rehash: Annotated[
+        bool | None, typer.Option("--rehash", help="Read files though size and time are as they were.")
+    ] = None,
+    duplicates: Annotated[
+        str | None, typer.Option("--duplicates", help="Same text under another id: skip or keep.")
+    ] = None,
+    prune: Annotated[
+        bool | None, typer.Option("--prune", help="Delete documents that have vanished from the corpus.")
+    ] = None,
+    force: Annotated[
+        bool | None, typer.Option("--force", help="Prune though it is more than 5% of the documents.")
+    ] = None,
+    readers: Annotated[
+        int | None, typer.Option("--readers", help="Processes that read (default: cores less one).")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was refused.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Stream a corpus into the documents topic.
+    """Stream a corpus into the documents topic; run again, it sends what is new or has changed.
 
     Example: embedstream produce corpus/
     """
+    if ledger is not None and no_ledger:
+        raise UsageError("--ledger and --no-ledger exclude each other", "leave one out")
     settings = _load(
         context,
         kafka__bootstrap_servers=bootstrap_servers,
@@ -150,6 +176,13 @@ def produce(
         producer__limit=limit,
         producer__rate=rate,
         producer__max_expansion=max_expansion,
+        producer__ledger="none" if no_ledger else ledger,
+        producer__ledger_from_topic=ledger_from_topic,
+        producer__rehash=rehash,
+        producer__duplicates=duplicates,
+        producer__prune=prune,
+        producer__force=force,
+        producer__readers=readers,
     ).settings
     if dry_run:
         from producer.dry_run import dry_run as look

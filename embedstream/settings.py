@@ -92,6 +92,9 @@ class ProducerSettings(_Section):
     `metadata_field` names the fields that are kept (none: all); `include` and `exclude` are globs; `sample`
     is bytes of the corpus, `rate` bytes of text a second; `max_expansion` is how many times its size a
     compressed file may become.
+
+    `ledger` is a path, `auto` (one for each topic in the user's folder for state) or `none`; `readers` are
+    processes that read the corpus beside the one that sends (default: one for each further core).
     """
 
     segment_bytes: Annotated[int, Field(ge=1024, le=1_000_000)] = 262_144
@@ -104,6 +107,13 @@ class ProducerSettings(_Section):
     limit: Annotated[int, Field(ge=1)] | None = None
     rate: Annotated[ByteSize, Field(gt=0)] | None = None
     max_expansion: Annotated[int, Field(ge=2)] = 200
+    ledger: NonEmpty = "auto"
+    ledger_from_topic: bool = False
+    rehash: bool = False
+    duplicates: Literal["skip", "keep"] = "skip"
+    prune: bool = False
+    force: bool = False
+    readers: Annotated[int, Field(ge=0, le=64)] | None = None
 
 
 class EncoderSettings(_Section):

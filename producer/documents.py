@@ -1,4 +1,4 @@
-"""From the raw fields of a file or a line to the records of one document.
+"""From the raw fields of a file or a line to a document whose records only lack their version.
 
 A NUL in a text is kept: JSON, Avro, Kafka and tokenizers all take it, and dropping it would move every
 character behind it. (Tokenizers of the BERT family leave it out of the passage's tokens themselves.)
@@ -11,12 +11,24 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from producer.refusals import Reason, RefusedError
 from producer.segments import cut
-from schemas.records import Document, Segment
+from schemas.avro_bytes import string, string_map
+from schemas.document_writer import segment_after_version
 
-__all__ = ["MAX_ID_BYTES", "MAX_METADATA_BYTES", "MISSING", "RawDocument", "ReadDocument", "check", "records"]
+__all__ = [
+    "MAX_ID_BYTES",
+    "MAX_METADATA_BYTES",
+    "MISSING",
+    "PreparedDocument",
+    "RawDocument",
+    "ReadDocument",
+    "check",
+    "hash_of_metadata",
+    "prepare",
+]
 
 MAX_METADATA_BYTES = 32 * 1024
 """The most that a document's metadata takes, names and values in UTF-8: every passage carries it."""
@@ -79,6 +91,28 @@ class ReadDocument:
     left_out: tuple[str, ...] = ()
 
 
+class PreparedDocument(NamedTuple):
+    """A document, encoded but for its version; a tuple, since it goes from process to process.
+
+    Attributes:
+        id: Its id.
+        file: The number of the file that it was read from.
+        line: Its line in a file that holds many documents, from 1; None in a file that is one.
+        content_hash: SHA-256 of the whole text in UTF-8, 32 bytes.
+        metadata_hash: As `hash_of_metadata` returns it.
+        content_bytes: Length of the text in UTF-8.
+        segments: What follows the version in the record of each segment.
+    """
+
+    id: str
+    file: int
+    line: int | None
+    content_hash: bytes
+    metadata_hash: bytes
+    content_bytes: int
+    segments: tuple[bytes, ...]
+
+
 def check(raw: RawDocument, id_field: str | None = None, metadata_fields: Sequence[str] = ()) -> ReadDocument:
     """Check a raw document and give it its id.
 
@@ -113,31 +147,44 @@ def check(raw: RawDocument, id_field: str | None = None, metadata_fields: Sequen
     return ReadDocument(document_id, content, len(data), digest, raw.source, metadata, left_out)
 
 
-def records(document: ReadDocument, version: int, segment_bytes: int) -> list[Document]:
-    """Return the records of a document: one for each segment, all of the same version.
+def prepare(document: ReadDocument, file: int, line: int | None, segment_bytes: int) -> PreparedDocument:
+    """Encode a document.
 
     Args:
         document: What to send.
-        version: When the document was read, milliseconds since the epoch.
+        file: The number of its file.
+        line: Its line there, as in `RawDocument`.
         segment_bytes: The most text that a record holds, in bytes of UTF-8.
     """
-    segments = cut(document.content, segment_bytes)
-    made = []
+    content = document.content
+    metadata = _metadata_bytes(document.metadata)
+    source = string(document.source)
+    texts = [content] if document.content_bytes <= segment_bytes else cut(content, segment_bytes)
+    segments = []
     start_char = 0
-    for index, text in enumerate(segments):
-        made.append(
-            Document(
-                id=document.id,
-                version=version,
-                content=text,
-                content_hash=document.content_hash,
-                source=document.source,
-                segment=Segment(index=index, count=len(segments), start_char=start_char),
-                metadata=document.metadata,
-            )
-        )
+    for index, text in enumerate(texts):
+        place = (index, len(texts), start_char)
+        segments.append(segment_after_version(text.encode(), document.content_hash, source, place, metadata))
         start_char += len(text)
-    return made
+    return PreparedDocument(
+        document.id,
+        file,
+        line,
+        bytes.fromhex(document.content_hash),
+        hashlib.sha256(metadata).digest()[:16],
+        document.content_bytes,
+        tuple(segments),
+    )
+
+
+def hash_of_metadata(metadata: Mapping[str, str]) -> bytes:
+    """Return 16 bytes that two documents' metadata have in common if they are equal, in whatever order."""
+    return hashlib.sha256(_metadata_bytes(metadata)).digest()[:16]
+
+
+def _metadata_bytes(metadata: Mapping[str, str]) -> bytes:
+    """Return the metadata as an Avro map in the order of the names, so that equal ones have equal bytes."""
+    return string_map(dict(sorted(metadata.items())))
 
 
 def _check_hash(fields: dict[str, object], digest: str) -> None:

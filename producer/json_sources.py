@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import orjson
+
 from producer import source
 from producer.documents import RawDocument
 from producer.refusals import Reason, Refusal, RefusedError
@@ -16,6 +18,8 @@ from producer.walk import FoundFile
 __all__ = ["read_json", "read_json_lines"]
 
 _SKIP_READ = 64 * 1024
+_EXACT = frozenset({str, int, bool, type(None)})
+_LARGE = 2.0**63
 
 
 def read_json(stream: BinaryIO, file: FoundFile, rules: ReadingRules) -> Iterator[RawDocument | Refusal]:
@@ -28,7 +32,7 @@ def read_json_lines(
 ) -> Iterator[RawDocument | Refusal]:
     """One document a line, each a JSON object; empty lines are passed over."""
     most = source.MAX_DOCUMENT_BYTES
-    selection = None if rules.selection is ALL else rules.selection
+    selection = None if rules.selection == ALL else rules.selection
     number = 0
     while line := stream.readline(most + 1):
         number += 1
@@ -54,6 +58,32 @@ def _skip_line(stream: BinaryIO, line: bytes) -> None:
 
 
 def _fields(data: bytes) -> dict[str, object]:
+    """Parse one JSON object.
+
+    orjson takes a third of the time, and less than all of JSON: what it refuses, and what it would round, is left
+    to json, which also has the better words for what is wrong.
+    """
+    try:
+        fields = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return _by_json(data)
+    if not isinstance(fields, dict):
+        raise RefusedError(Reason.NOT_AN_OBJECT, "the JSON is not an object")
+    if any(type(value) not in _EXACT and _may_be_rounded(value) for value in fields.values()):
+        return _by_json(data)
+    return fields
+
+
+def _may_be_rounded(value: object) -> bool:
+    """Return whether a number of orjson's may have been a whole one, too large for 64 bits."""
+    if isinstance(value, float):
+        return abs(value) >= _LARGE
+    if isinstance(value, list):
+        return any(map(_may_be_rounded, value))
+    return isinstance(value, dict) and any(map(_may_be_rounded, value.values()))
+
+
+def _by_json(data: bytes) -> dict[str, object]:
     """Parse one JSON object.
 
     From the decoded text, because json guesses UTF-16 from bytes, and lets half of a surrogate pair through.

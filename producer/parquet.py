@@ -41,7 +41,7 @@ def read_parquet(stream: BinaryIO, file: FoundFile, rules: ReadingRules) -> Iter
     columns, missing = _columns(opened, rules)
     for name in missing:
         yield RefusedError(Reason.NO_METADATA_COLUMN, f"has no column `{name}`").at(file.path)
-    selection = None if rules.selection is ALL else rules.selection
+    selection = None if rules.selection == ALL else rules.selection
     number = content_bytes = 0
     for fields in _rows(opened, columns):
         number += 1

@@ -8,7 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Reason", "Refusal", "RefusedError", "Tally", "printable", "refusal_lines", "refusals_json"]
+__all__ = [
+    "LASTING",
+    "Reason",
+    "Refusal",
+    "RefusedError",
+    "Tally",
+    "printable",
+    "refusal_lines",
+    "refusals_json",
+]
 
 
 class Reason(StrEnum):
@@ -64,6 +73,30 @@ _NOTICES = frozenset(
         Reason.EXCLUDED,
     }
 )
+
+
+LASTING = frozenset(
+    {
+        Reason.NOT_JSON,
+        Reason.NOT_AN_OBJECT,
+        Reason.NESTED_TOO_DEEP,
+        Reason.NO_CONTENT,
+        Reason.EMPTY,
+        Reason.CONTENT_NOT_TEXT,
+        Reason.NOT_UTF8,
+        Reason.LONE_SURROGATE,
+        Reason.WRONG_HASH,
+        Reason.BAD_ID,
+        Reason.BAD_FRONT_MATTER,
+        Reason.BAD_SIDECAR,
+        Reason.NO_COLUMN,
+        Reason.TRUNCATED,
+        Reason.CORRUPT,
+        Reason.METADATA_CUT,
+        Reason.NO_METADATA_COLUMN,
+    }
+)
+"""What a file is refused for as long as it stays as it is, whatever becomes of disk, topic and limits."""
 
 
 @dataclass(frozen=True, slots=True)
