@@ -81,7 +81,7 @@ def run_estimate(paths: Sequence[str | Path], settings: Settings, question: Ques
     corpus = open_corpus(paths, settings.producer.model_copy(update={"sample": None, "limit": None}))
     kinds, unreadable = survey(corpus, question.sample_bytes)
     totals = dict.fromkeys(COUNTED, Total(0.0))
-    sampled: Counter[str] = Counter()
+    sampled = Counter(dict.fromkeys((*COUNTED, "units", "bytes"), 0))
     for kind in kinds:
         units = []
         for unit in sample_of(kind, corpus):

@@ -152,8 +152,8 @@ class Estimate:
         )
         yield "network: " + ", ".join(f"{_size(n)} {k.replace('_', ' ')}" for k, n in self.network.items())
         yield (
-            f"rests on {self.sampled.get('documents', 0):,} documents of {_size(self.sampled.get('bytes', 0))}"
-            f" in {self.sampled.get('units', 0):,} places; tokens by {self.basis}; the range of a count holds"
+            f"rests on {self.sampled['documents']:,} documents of {_size(self.sampled['bytes'])}"
+            f" in {self.sampled['units']:,} places; tokens by {self.basis}; the range of a count holds"
             " 95% of samples, hours add that of the speed; vectors are taken not to compress"
         )
 

@@ -153,7 +153,7 @@ def _offer(kind: Kind, file: FoundFile, block: int, sample_bytes: int) -> None:
         _, last, last_block = kind.chosen[0]
         if kind.chosen_bytes - _size(last, last_block) < sample_bytes:
             return
-        kind.threshold = heapq.heappop(kind.chosen)[0]
+        kind.threshold = max(kind.threshold, heapq.heappop(kind.chosen)[0])
         kind.chosen_bytes -= _size(last, last_block)
 
 
