@@ -40,7 +40,7 @@ class Corpus:
     @property
     def is_whole(self) -> bool:
         """Whether nothing is left out by a filter, a sample or a limit."""
-        return not self._filter and self.rules.selection is ALL
+        return not self._filter and self.rules.selection == ALL
 
     def batches(self, on_refusal: Callable[[Refusal], None]) -> Iterator[Batch]:
         """Yield the files, a folder's batch at a time; see `producer.walk`.
@@ -49,7 +49,7 @@ class Corpus:
         """
         selection = self.rules.selection
         for batch in walk(self.paths, is_known, on_refusal, self._filter):
-            if selection is not ALL:
+            if selection != ALL:
                 files = [f for f in batch.files if kind_of(f.path) in MANY or selection.takes(f.relative)]
                 batch = batch._replace(files=files)
             if batch.files:
