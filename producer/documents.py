@@ -79,6 +79,8 @@ class ReadDocument:
         content_hash: SHA-256 of `content` in UTF-8, 64 lower-case hex digits.
         source: Path of the file.
         metadata: At most `MAX_METADATA_BYTES`.
+        data: `content` in UTF-8.
+        metadata_bytes: `metadata` as an Avro map in the order of the names: equal ones have equal bytes.
         left_out: Names of the fields that the metadata had no room for.
     """
 
@@ -88,6 +90,8 @@ class ReadDocument:
     content_hash: str
     source: str
     metadata: dict[str, str]
+    data: bytes
+    metadata_bytes: bytes
     left_out: tuple[str, ...] = ()
 
 
@@ -143,8 +147,19 @@ def check(raw: RawDocument, id_field: str | None = None, metadata_fields: Sequen
         raise RefusedError(Reason.BAD_ID, f"the id is longer than {MAX_ID_BYTES} bytes")
     if metadata_fields:
         fields = {name: fields[name] for name in metadata_fields if name in fields}
-    metadata, left_out = _metadata(fields)
-    return ReadDocument(document_id, content, len(data), digest, raw.source, metadata, left_out)
+    metadata = {name: _as_text(name, value) for name, value in fields.items() if value is not None}
+    left_out: tuple[str, ...] = ()
+    try:
+        encoded = _metadata_bytes(metadata)
+    except UnicodeEncodeError:
+        encoded = None  # the field is named below
+    # Somewhat more than is counted: Avro's lengths are among it.
+    if encoded is None or len(encoded) > MAX_METADATA_BYTES:
+        left_out = _cut_metadata(metadata)
+        encoded = _metadata_bytes(metadata)
+    return ReadDocument(
+        document_id, content, len(data), digest, raw.source, metadata, data, encoded, left_out
+    )
 
 
 def prepare(document: ReadDocument, file: int, line: int | None, segment_bytes: int) -> PreparedDocument:
@@ -156,16 +171,21 @@ def prepare(document: ReadDocument, file: int, line: int | None, segment_bytes: 
         line: Its line there, as in `RawDocument`.
         segment_bytes: The most text that a record holds, in bytes of UTF-8.
     """
-    content = document.content
-    metadata = _metadata_bytes(document.metadata)
+    metadata = document.metadata_bytes
     source = string(document.source)
-    texts = [content] if document.content_bytes <= segment_bytes else cut(content, segment_bytes)
-    segments = []
-    start_char = 0
-    for index, text in enumerate(texts):
-        place = (index, len(texts), start_char)
-        segments.append(segment_after_version(text.encode(), document.content_hash, source, place, metadata))
-        start_char += len(text)
+    if document.content_bytes <= segment_bytes:
+        whole = (0, 1, 0)
+        segments = [segment_after_version(document.data, document.content_hash, source, whole, metadata)]
+    else:
+        segments = []
+        start_char = 0
+        texts = cut(document.content, segment_bytes)
+        for index, text in enumerate(texts):
+            place = (index, len(texts), start_char)
+            segments.append(
+                segment_after_version(text.encode(), document.content_hash, source, place, metadata)
+            )
+            start_char += len(text)
     return PreparedDocument(
         document.id,
         file,
@@ -213,15 +233,8 @@ def _take_id(fields: dict[str, object], id_field: str | None) -> str | None:
     return found
 
 
-def _metadata(fields: Mapping[str, object]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the fields as text, and the names of the largest ones, left out where all are too many bytes."""
-    metadata = {name: _as_text(name, value) for name, value in fields.items() if value is not None}
-    try:
-        # One encoding of all: that of each by itself would take as long as reading the document.
-        if len("".join((*metadata, *metadata.values())).encode()) <= MAX_METADATA_BYTES:
-            return metadata, ()
-    except UnicodeEncodeError:
-        pass  # the field is named below
+def _cut_metadata(metadata: dict[str, str]) -> tuple[str, ...]:
+    """Take the largest fields out where all are too many bytes; return their names."""
     sizes = {name: len(_utf8(name, "a field's name")) + len(_utf8(v, name)) for name, v in metadata.items()}
     total = sum(sizes.values())
     left_out = []
@@ -231,7 +244,7 @@ def _metadata(fields: Mapping[str, object]) -> tuple[dict[str, str], tuple[str, 
         total -= sizes[name]
         del metadata[name]
         left_out.append(name)
-    return metadata, tuple(left_out)
+    return tuple(left_out)
 
 
 def _as_text(name: str, value: object) -> str:

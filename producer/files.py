@@ -12,7 +12,9 @@ from producer import s3
 from producer.compression import CountedStream
 from producer.refusals import Reason, RefusedError
 
-__all__ = ["Opened", "opened"]
+__all__ = ["Opened", "opened", "read_at_once"]
+
+_CHANGED = "it changed while it was read: run again when it is done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,25 @@ def opened(path: str, on_bytes: Callable[[int], None], *, in_order: bool = True)
         def check_unchanged() -> None:
             after = os.fstat(file.fileno())
             if (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
-                raise RefusedError(Reason.CHANGED, "it changed while it was read: run again when it is done")
+                raise RefusedError(Reason.CHANGED, _CHANGED)
 
         yield Opened(CountedStream(file, on_bytes), check_unchanged)
+
+
+def read_at_once(path: str, size: int) -> bytes | None:
+    """Return all of a small local file, None if it is not as large as it is said to be.
+
+    Raises:
+        OSError: It can't be read.
+        RefusedError: It changed meanwhile.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        before = os.fstat(descriptor)
+        data = os.read(descriptor, size + 1)
+        after = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
+        raise RefusedError(Reason.CHANGED, _CHANGED)
+    return data if len(data) == size else None

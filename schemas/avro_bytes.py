@@ -45,5 +45,13 @@ def string_map(value: Mapping[str, str]) -> bytes:
     """Return an Avro map of strings, in the order of the mapping; errors as in `string`."""
     if not value:
         return long(0)
-    pairs = [string(part) for pair in value.items() for part in pair]
-    return b"".join((long(len(value)), *pairs, long(0)))
+    parts = [long(len(value))]
+    for name, text in value.items():
+        data = text.encode()
+        # The same names come in every record.
+        parts += (_name(name), long(len(data)), data)
+    parts.append(b"\0")
+    return b"".join(parts)
+
+
+_name = lru_cache(maxsize=1 << 10)(string)
