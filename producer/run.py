@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 
 from embedstream.errors import EmbedstreamError, FindingError
@@ -31,6 +32,8 @@ __all__ = ["Run"]
 
 # Rows of the ledger that are written at once.
 _COMMIT_ROWS = 4000
+# And how long they wait at most: what a kill leaves unwritten is read from the topic.
+_COMMIT_SECONDS = 2.0
 # What one reader gets at a time; the list of its files has to fit into a pipe.
 _TASK_BYTES = 1024 * 1024
 _TASK_FILES = 64
@@ -74,6 +77,7 @@ class Run:
         self._sender = Sender(settings, topic.admin, self)
         self._changes = Everything()
         self._vanished: Vanished | None = None
+        self._commit_due = time.monotonic() + _COMMIT_SECONDS
         if ledger is not None:
             self._changes = Changes(
                 ledger,
@@ -162,8 +166,10 @@ class Run:
         processes = default_readers() if self._settings.readers is None else self._settings.readers
         for chunk in read_all(tasks, self._corpus.rules, processes):
             self._take(chunk)
-            if len(self._changes) >= _COMMIT_ROWS:
+            now = time.monotonic()
+            if len(self._changes) >= _COMMIT_ROWS or now > self._commit_due:
                 self._changes.commit(self._sender.offsets)
+                self._commit_due = now + _COMMIT_SECONDS
             if not self._goes_on():
                 return
 
