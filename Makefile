@@ -31,6 +31,7 @@ faults: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.wire
+	$(BIN)/python -m tests.bench.produce
 	$(BIN)/python -m tests.bench.pipeline
 
 lint: $(INSTALLED)

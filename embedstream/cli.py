@@ -153,6 +153,9 @@ def produce(
     readers: Annotated[
         int | None, typer.Option("--readers", help="Processes that read (default: cores less one).")
     ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", help="Serve /metrics there; 0 takes a free port.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was refused.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -183,6 +186,7 @@ def produce(
         producer__prune=prune,
         producer__force=force,
         producer__readers=readers,
+        producer__metrics_port=metrics_port,
     ).settings
     if dry_run:
         from producer.dry_run import dry_run as look

@@ -95,6 +95,7 @@ class ProducerSettings(_Section):
 
     `ledger` is a path, `auto` (one for each topic in the user's folder for state) or `none`; `readers` are
     processes that read the corpus beside the one that sends (default: one for each further core).
+    `metrics_port` is as in `[metrics]`, but by default there is none: most runs are short.
     """
 
     segment_bytes: Annotated[int, Field(ge=1024, le=1_000_000)] = 262_144
@@ -114,6 +115,7 @@ class ProducerSettings(_Section):
     prune: bool = False
     force: bool = False
     readers: Annotated[int, Field(ge=0, le=64)] | None = None
+    metrics_port: Annotated[int, Field(ge=-1, le=65_535)] = -1
 
 
 class EncoderSettings(_Section):

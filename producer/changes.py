@@ -210,16 +210,18 @@ class Changes(Everything):
 
     def sent(self, document: PreparedDocument, version: int) -> None:
         """Note that a document is on its way, so that its like is not sent too."""
-        _, file, _, content_hash, metadata_hash, _, _ = document
-        place = Place(document.id, file, content_hash, metadata_hash, version, self._ledger.run)
-        self._sent[document.id] = place
-        self._sent_contents[content_hash] = document.id
+        self._sent[document.id] = self._place(document, version)
+        self._sent_contents[document.content_hash] = document.id
 
     def arrived(self, document: PreparedDocument, version: int) -> None:
         """Note that all records of a document are acknowledged."""
-        _, file, _, content_hash, metadata_hash, _, _ = document
+        file = document.file
         rows = self._rows
-        rows.places.append(Place(document.id, file, content_hash, metadata_hash, version, self._ledger.run))
+        place = self._sent.get(document.id)
+        if place is None or place.version != version:
+            # A report can come before `sent`, and that of one version after the next was sent.
+            place = self._place(document, version)
+        rows.places.append(place)
         if document.id in self._moved:
             rows.elsewhere.append((document.id, file))
             rows.removed.append((document.id, FROM_TOPIC))
@@ -303,10 +305,18 @@ class Changes(Everything):
             self.duplicates += 1
         else:
             return False
-        self._rows.places.append(
-            Place(document_id, file, content_hash, metadata_hash, version, self._ledger.run)
-        )
+        self._rows.places.append(self._place(document, version))
         return True
+
+    def _place(self, document: PreparedDocument, version: int | None) -> Place:
+        return Place(
+            document.id,
+            document.file,
+            document.content_hash,
+            document.metadata_hash,
+            version,
+            self._ledger.run,
+        )
 
     def _last_version(self, document_id: str, known: Iterable[Place]) -> int:
         """Return a version that none of the document's is above; of a deleted one the ledger has no row."""

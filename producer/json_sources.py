@@ -60,8 +60,8 @@ def _skip_line(stream: BinaryIO, line: bytes) -> None:
 def _fields(data: bytes) -> dict[str, object]:
     """Parse one JSON object.
 
-    orjson takes a third of the time, and less than all of JSON: what it refuses and what it would round is left
-    to json, which also has the better words for what is wrong.
+    orjson takes a third of the time, and less than all of JSON: what it refuses and what it would round is
+    left to json, which also has the better words for what is wrong.
     """
     try:
         fields = orjson.loads(data)

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from embedstream.errors import UsageError
+from embedstream.metrics import Metrics, serve
 from embedstream.settings import ProducerSettings, Settings
 from producer.corpus import Corpus, open_corpus
 from producer.open_ledger import connect, open_ledger
@@ -56,7 +57,9 @@ def produce(paths: Sequence[str | Path], settings: Settings, *, progress: bool) 
         if ledger is not None:
             stack.enter_context(ledger)
         shown = stack.enter_context(Progress(shown=progress, measure=lambda: _sizes(corpus)))
-        run = Run(corpus, settings, topic, ledger, stop, shown)
+        metrics = Metrics()
+        serve(metrics, settings.metrics.model_copy(update={"port": settings.producer.metrics_port}))
+        run = Run(corpus, settings, topic, ledger, stop, shown, metrics)
         run.go()
         return run.summary(time.monotonic() - started)
 

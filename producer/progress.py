@@ -25,6 +25,7 @@ __all__ = ["Progress"]
 
 _BAR_SECONDS = 0.25
 _LOG_SECONDS = 10.0
+_MEASURE_AFTER_SECONDS = 3.0
 
 _log = get_logger("producer")
 
@@ -102,7 +103,10 @@ class Progress:
         seconds = now - self._started
         rate = self.bytes_read / seconds / 1e6
         if self._bar is not None and self._task is not None:
-            told = f"{self.documents:,} documents  {self.bytes_read / 1e6:,.0f} MB  {rate:,.1f} MB/s"
+            told = (
+                f"{self.documents:,} documents  {self.documents / seconds:,.0f}/s"
+                f"  {self.bytes_read / 1e6:,.0f} MB  {rate:,.1f} MB/s"
+            )
             self._bar.update(
                 self._task, completed=self.bytes_read + self._skipped, total=self._total, told=told
             )
@@ -121,6 +125,9 @@ class Progress:
 
     def _add_up(self) -> None:
         total = 0
+        # A walk beside the run slows that down, and a short one needs no forecast.
+        if self._ended.wait(_MEASURE_AFTER_SECONDS):
+            return
         try:
             for size in self._measure():
                 total += size

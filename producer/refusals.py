@@ -144,6 +144,11 @@ class Tally:
         """How many there were of each reason, the most frequent first."""
         return dict(self._counts.most_common())
 
+    @property
+    def total(self) -> int:
+        """How many there were."""
+        return self._counts.total()
+
     def add(self, refusal: Refusal) -> None:
         """Count one more."""
         self._counts[refusal.reason.value] += 1

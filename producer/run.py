@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 from embedstream.errors import EmbedstreamError, FindingError
+from embedstream.metrics import Metrics
 from embedstream.settings import Settings
 from producer.changes import Changes, Everything
 from producer.corpus import Corpus
@@ -36,8 +38,8 @@ _COMMIT_ROWS = 4000
 _COMMIT_SECONDS = 2.0
 # What one reader gets at a time; the list of its files has to fit into a pipe.
 _TASK_BYTES = 1024 * 1024
-_TASK_FILES = 64
-_TASK_PATH_CHARS = 16 * 1024
+_TASK_FILES = 200
+_TASK_PATH_CHARS = 32 * 1024
 # Above this share of the documents, deletions have to be asked for by --force.
 _PRUNED_UNASKED = 0.05
 
@@ -53,6 +55,7 @@ class Run:
         ledger: Ledger | None,
         stop: Stop,
         shown: Progress,
+        metrics: Metrics,
     ) -> None:
         """Prepare it; `go` does it.
 
@@ -63,12 +66,15 @@ class Run:
             ledger: Up to date; None to send everything.
             stop: Ends the run early.
             shown: Told how far the run is.
+            metrics: Told the same.
         """
         self._roots = {_absolute(path): path for path in corpus.paths}
         self._settings = settings.producer
         self._ledger = ledger
         self._stop = stop
         self._shown = shown
+        self._metrics = metrics
+        self._counted: Counter[str] = Counter()
         self._corpus = corpus
         self._limit = RateLimit(settings.producer.rate)
         self._refused, self._noticed = Tally(), Tally()
@@ -195,10 +201,33 @@ class Run:
         sender.serve()
         self._shown.document(len(chunk.documents))
         self._shown.read(chunk.bytes_read)
+        self._count()
 
     def _deliver(self) -> None:
         while not self._sender.flush(0.25):
             self._shown.show()
+            self._count()
+        self._count()
+
+    def _count(self) -> None:
+        """Bring the metrics up to date."""
+        sender, changes = self._sender, self._changes
+        documents = {
+            "sent": sender.documents,
+            "deleted": sender.deletions,
+            "unchanged": changes.unchanged,
+            "duplicate": changes.duplicates,
+            "refused": self._refused.total,
+        }
+        read = {"read": self._shown.bytes_read, "unchanged": changes.unchanged_bytes}
+        for counter, now in (
+            (self._metrics.documents_total, documents),
+            (self._metrics.corpus_bytes_total, read),
+        ):
+            for result, count in now.items():
+                child = counter.labels(result)
+                child.inc(count - self._counted[f"{counter} {result}"])
+                self._counted[f"{counter} {result}"] = count
 
     def _settle(self) -> None:
         """Wait until everything has arrived, and write it down."""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from embedstream.errors import ConfigError, FindingError, TryAgainError, UsageError
-from embedstream.settings import ProducerSettings, Settings
+from embedstream.metrics import Metrics
+from embedstream.settings import MetricsSettings, ProducerSettings, Settings
 from producer.ledger import Ledger
 from producer.produce import produce
 from producer.summary import Summary
@@ -348,9 +349,7 @@ def test_the_second_of_two_runs_at_once_is_refused(corpus: Corpus) -> None:
     assert corpus.sent() == set()
 
 
-def test_a_full_disk_ends_the_run_and_loses_nothing(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_ends_the_run_and_loses_nothing(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(300):
         corpus.write(f"{n}.json", f"Document {n}.")
     opened = Ledger.open.__func__  # type: ignore[attr-defined]
@@ -393,6 +392,28 @@ def test_without_a_ledger_everything_is_sent_and_nothing_written(corpus: Corpus)
     assert corpus.run(ledger="none").documents == 2
     assert corpus.run(ledger="none").documents == 2
     assert not corpus.ledger.exists()
+
+
+def test_the_metrics_say_what_became_of_the_documents(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Metrics] = []
+
+    def serve(metrics: Metrics, settings: MetricsSettings) -> None:
+        assert settings.port == -1
+        made.append(metrics)
+
+    monkeypatch.setattr("producer.produce.serve", serve)
+    for name in ("a.json", "b.json"):
+        corpus.write(name, "The same.")
+    corpus.write("c.json", "")
+    read = corpus.run().bytes_read
+    corpus.run()
+    first, second = (each.registry.get_sample_value for each in made)
+    told = [first("embedstream_documents_total", {"result": r}) for r in ("sent", "duplicate", "refused")]
+    assert told == [1, 1, 1]
+    assert first("embedstream_corpus_bytes_total", {"result": "read"}) == read
+    assert second("embedstream_corpus_bytes_total", {"result": "unchanged"}) == read
 
 
 @pytest.mark.slow

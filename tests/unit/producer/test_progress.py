@@ -23,6 +23,7 @@ class Terminal(io.StringIO):
 def every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BAR_SECONDS", 0.0)
     monkeypatch.setattr(module, "_LOG_SECONDS", 1e-9)
+    monkeypatch.setattr(module, "_MEASURE_AFTER_SECONDS", 0.0)
 
 
 def test_a_terminal_gets_a_bar_with_documents_speed_and_time_left(
