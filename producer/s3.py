@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from embedstream.errors import ConfigError, ServiceUnavailableError, UsageError
+from producer.refusals import Reason, RefusedError
 
 __all__ = ["FoundObject", "check", "is_uri", "objects", "objects_between", "open_object"]
 
@@ -88,6 +89,7 @@ def open_object(uri: str, *, in_order: bool = True) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: It can't be opened or read; also from the stream.
+        RefusedError: It was replaced while it was read.
     """
     cache = "readahead" if in_order else "none"
     with _as_os_errors():
@@ -158,11 +160,11 @@ def _found(bucket: str, entry: Any, prefix: str) -> FoundObject:
     return FoundObject(f"{_SCHEME}{bucket}/{key}", key[len(prefix) :], entry["Size"], mtime_ns)
 
 
-def _page(bucket: str, prefix: str, after: str = "", max_keys: int = _PAGE) -> Any:
+def _page(bucket: str, prefix: str, after: str = "", max_keys: int | None = None) -> Any:
     more = {"StartAfter": after} if after else {}
     with _as_os_errors():
         return _filesystem().call_s3(
-            "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=max_keys, **more
+            "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=max_keys or _PAGE, **more
         )
 
 
@@ -187,6 +189,9 @@ def _as_os_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if type(error).__name__ == "FileExpired":
+            told = "it changed while it was read: run again when it is done"
+            raise RefusedError(Reason.CHANGED, told) from error
         kind = _kind_of(error)
         if kind is None:
             raise

@@ -146,7 +146,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 count = sum(1 for _ in read(FoundFile(sys.argv[1], "a.parquet", 1 << 40), lambda _: None))
 print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
-    rows = 6_000
+    rows = 2_000
     import os
 
     path = tmp_path / "a.parquet"
@@ -155,7 +155,7 @@ print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 10
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     count, grown = map(int, done.stdout.split())
     assert count == rows
-    assert grown < 100  # MiB, of a row group of 240
+    assert grown < 40  # MiB, of a row group of 80
 
 
 def test_a_dictionary_that_multiplies_is_stopped_before_it_fills_the_memory(tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ def test_everything_is_still_everything_in_another_process() -> None:
     assert copy.takes("a", 1)
 
 
-def test_the_memory_depends_on_the_sample_not_on_the_corpus() -> None:
+def test_the_memory_depends_on_the_sample_not_on_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BUFFER", 2000)
+
     def peak(documents: int) -> int:
         tracemalloc.start()
         finder = BoundFinder(1000)
@@ -63,7 +65,7 @@ def test_the_memory_depends_on_the_sample_not_on_the_corpus() -> None:
         tracemalloc.stop()
         return size
 
-    assert peak(300_000) < peak(120_000) * 1.3
+    assert peak(30_000) < peak(6_000) * 1.3
 
 
 @pytest.mark.parametrize("target", [1, 10, 1000])
