@@ -25,7 +25,6 @@ from producer.refusals import Reason, Refusal
 from producer.sources import is_known, read
 from producer.walk import Batch, check_paths, walk
 
-
 pytestmark = pytest.mark.slow
 
 

@@ -63,7 +63,8 @@ def test_what_is_no_mapping_in_yaml_is_refused(front: str) -> None:
 
 def test_lines_of_a_program_that_quotes_nothing_are_taken_as_they_stand() -> None:
     front = (
-        "title: Capital: a critique\nauthor: 'Quoted: well'\nnote: *emphasis* here\nopen: [\nsays: \"yes\" he said\n"
+        "title: Capital: a critique\nauthor: 'Quoted: well'\nnote: *emphasis* here\nopen: [\n"
+        'says: "yes" he said\n'
         "none:\nlanguage: no\nsource_url: https://a.example/b#c\nhash: a #b"
     )
     assert split_front_matter(f"---\n{front}\n---\nbody")[0] == {

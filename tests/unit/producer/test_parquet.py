@@ -47,7 +47,7 @@ def test_each_row_is_a_document_with_its_other_columns_as_metadata(tmp_path: Pat
             "content": ["Eins 😀", "Zwei"],
             "year": pa.array([1867, None], pa.int32()),
             "day": [datetime.date(1867, 9, 14), None],
-            "at": [datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.timezone.utc), None],
+            "at": [datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC), None],
             "price": [decimal.Decimal("1.50"), None],
             "tags": [["a", "b"], []],
             "raw": [b"ab", None],

@@ -121,7 +121,7 @@ def test_a_huge_folder_comes_in_batches_each_sorted(tmp_path: Path, monkeypatch:
     batches = list(walk([tmp_path], is_known, lambda _: None))
     assert {batch.root for batch in batches} == {str(tmp_path)}
     own = [[file.relative for file in batch.files] for batch in batches if not batch.folder]
-    assert sorted(sum(own, [])) == [f"{n:03}.json" for n in range(35)]
+    assert sorted(name for names in own for name in names) == [f"{n:03}.json" for n in range(35)]
     assert all(names == sorted(names) and 1 <= len(names) <= 10 for names in own)
     inner = {batch.folder: batch.files for batch in batches if batch.folder}
     assert {f"d{n:02}/" for n in range(15)} == inner.keys()
@@ -139,12 +139,12 @@ def test_each_file_comes_with_its_size_and_time(tmp_path: Path) -> None:
 def test_a_walk_that_is_given_up_closes_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_FILES", 2)
     make(tmp_path, *(f"{n}.json" for n in range(9)))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     batches = walk([tmp_path], is_known, lambda _: None)
     next(batches)
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
     batches.close()  # type: ignore[attr-defined]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_folders_deeper_than_pythons_stack_are_walked(tmp_path: Path) -> None:
