@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -22,7 +23,8 @@ from schemas.deletion import deletion_version
 from schemas.records import Document
 from schemas.wire import decode_document
 from tests.brokers import BrokerHandle
-from tests.kafka import Topics, make_topics, read_all
+from tests.cli import start_cli
+from tests.kafka import Topics, make_topics, read_all, wait_until
 
 
 class Corpus:
@@ -392,6 +394,28 @@ def test_without_a_ledger_everything_is_sent_and_nothing_written(corpus: Corpus)
     assert corpus.run(ledger="none").documents == 2
     assert corpus.run(ledger="none").documents == 2
     assert not corpus.ledger.exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_in_order_and_the_next_goes_on(
+    corpus: Corpus, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    lines = [{"id": str(n), "content": f"Document {n}."} for n in range(20_000)]
+    path = corpus.write_lines("lines.jsonl", *lines)
+    flags = [*corpus.topics.flags[:4], "--ledger", str(corpus.ledger), "--rate", "100KB", "--json"]
+    process = start_cli("produce", path, *flags, log=tmp_path / "log")
+    try:
+        wait_until(lambda: corpus.count() > 0 or None)
+        process.send_signal(number)
+        assert process.wait(30) == code
+    finally:
+        process.kill()
+        process.wait()
+    told = (tmp_path / "log").read_text()
+    sent = json.loads(told[told.index("{") :])["documents"]
+    assert 0 < sent == corpus.count() < 20_000
+    summary = corpus.run(path)
+    assert (summary.documents, summary.unchanged) == (20_000 - sent, sent)
 
 
 def test_the_metrics_say_what_became_of_the_documents(
