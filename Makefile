@@ -4,13 +4,14 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test test-all faults bench lint format venv clean
+.PHONY: help demo test test-all faults soak bench lint format venv clean
 
 help:
 	@echo 'make demo      embed the Python language reference, end to end, and ask it two questions'
 	@echo 'make test      the tests but for the slow tier'
-	@echo 'make test-all  the slow tier: the whole corpus, Apache Kafka, the quality oracle, the wheel'
-	@echo 'make faults    daemons and brokers killed, frozen and cut off; not part of test-all yet'
+	@echo 'make test-all  the slow tier: the whole corpus, Apache Kafka, the quality oracle, the wheel, faults'
+	@echo 'make faults    daemons and brokers killed, frozen and cut off (FAULTS_SEED replays a run)'
+	@echo 'make soak      hundreds of such faults on three brokers'
 	@echo 'make bench     the figures of the README: the wire format, and Kafka to Kafka on Apache Kafka'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make format    let ruff format and mend what it can'
@@ -25,9 +26,13 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest tests -m 'slow and not gpu and not faults'
+	$(MAKE) faults
 
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest tests/faults -m faults
+
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.faults.soak
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.wire
@@ -63,7 +68,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi
 	@echo 'installing into .venv (torch is large, this can take minutes)'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[consumer,embedded,dev]'
+	  -c constraints.txt -e '.[consumer,embedded,parquet,qdrant,dev]'
 	@touch $@
 
 clean:

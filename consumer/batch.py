@@ -7,14 +7,15 @@ from collections.abc import Sequence
 __all__ = ["padding", "plan_batches"]
 
 
-def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Group passages into batches whose padded size stays within the budget.
+def plan_batches(lengths: Sequence[int], token_budget: int, *, padded: bool = True) -> list[list[int]]:
+    """Group passages into batches that stay within the budget.
 
     The longest come first, so that a device short of memory shows it at once, not at the end of a window.
 
     Args:
         lengths: Tokens of each passage.
-        token_budget: Most tokens of a batch, counted as passages times the longest of them.
+        token_budget: Most tokens of a batch.
+        padded: Whether a batch counts as its passages times the longest of them, or as its own tokens.
 
     Returns:
         Batches of indexes into `lengths`, every index exactly once. A passage longer than the budget is a
@@ -26,13 +27,15 @@ def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     if token_budget < 1:
         raise ValueError(f"token_budget must be positive, not {token_budget}")
     batches: list[list[int]] = []
-    longest = 0
+    longest = tokens = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * longest <= token_budget:
+        length = lengths[index]
+        tokens += longest if padded else length
+        if batches and tokens <= token_budget:
             batches[-1].append(index)
         else:
             batches.append([index])
-            longest = lengths[index]
+            longest = tokens = length
     return batches
 
 

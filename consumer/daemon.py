@@ -1,29 +1,34 @@
 """The consumer daemon: wires the stages together, starts their threads, and ends them in order.
 
-    poll (this thread) -> prepare -> embed -> deliver
+    poll -> prepare -> embed -> deliver
 
-Each arrow is a bounded queue; a stage that is done closes the queue behind it, so that the next one finishes
-what is in it and ends as well.
+Each is a thread and each arrow a bounded queue; a stage that is done closes the queue behind it, so that the
+next one finishes what is in it and ends as well. The main thread only waits, so that a signal finds it awake
+whatever hangs.
+
+Asked to end, the stages have half of `consumer.stop_seconds` to deliver what is encoded, and leaving the
+group has the rest; then the watchdog ends the process. What an encoder still computes is left behind: it is
+read again. A window that could not be delivered makes the exit code 75.
 """
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from consumer.admission import admit, read_layout
+from consumer.dead_letter_limit import DeadLetterLimit
 from consumer.deliver import Deliverer, Delivery
 from consumer.drained import Drained
 from consumer.embed import Embedder
 from consumer.encoder import Encoder
 from consumer.encoder_thread import EncoderThread
+from consumer.liveness import Liveness
 from consumer.outbound import OutputLayout
 from consumer.ownership import Ownership
 from consumer.plain_commit import PlainDelivery
@@ -33,19 +38,22 @@ from consumer.queues import BoundedQueue
 from consumer.records import EmbeddedWindow, Polled, Window
 from consumer.transaction import TransactionalDelivery
 from consumer.windows import WindowBuilder
-from embedstream.errors import EmbedstreamError
+from embedstream.errors import EmbedstreamError, TryAgainError
 from embedstream.kafka import make_admin, make_consumer, make_producer
 from embedstream.logs import get_logger
-from embedstream.metrics import Metrics, serve
+from embedstream.metrics import Metrics
 from embedstream.settings import Settings
 
-__all__ = ["Daemon", "run_daemon"]
+__all__ = ["Daemon"]
 
 # One window being encoded, one ready for the encoder; one being delivered, one ready for delivery.
 WINDOWS_AHEAD = 1
 # A revoke waits at most so long for encoded windows to be delivered.
 REVOKE_SECONDS = 2.0
 DRAINED_CHECK_SECONDS = 0.5
+STATISTICS_SECONDS = 1.0
+MAIN_LOOK_SECONDS = 0.2
+STOP_MEND = "start the daemon again: it is read again; consumer.stop_seconds gives it more time"
 # The first window, before a rate is known: enough batches to measure one.
 FIRST_BATCHES = 8
 
@@ -68,13 +76,28 @@ class Daemon:
         self._settings = settings
         self._load = load
         self.metrics = metrics or Metrics()
-        self._stopping = threading.Event()
-        self._failed = threading.Event()
+        self.liveness = Liveness(settings.consumer)
+        for name, clock in self.liveness.clocks.items():
+            self.metrics.clock_age_seconds.labels(clock=name).set_function(clock.seconds)
+        self.ending = threading.Event()
+        self._ending_since = 0.0
         self._failure: BaseException | None = None
+        self._is_starting = True
+        self._delivered = False
+
+    @property
+    def exit_code(self) -> int:
+        """What the process ends with if it can't end by itself from here on."""
+        if self._failure is not None:
+            return getattr(self._failure, "exit_code", EmbedstreamError.exit_code)
+        return 0 if self._delivered else TryAgainError.exit_code
 
     def stop(self) -> None:
         """Asks the daemon to deliver what is encoded, leave the group and return."""
-        self._stopping.set()
+        if not self.ending.is_set():
+            self._ending_since = time.monotonic()
+            self.ending.set()
+            self.liveness.leave()
 
     def run(self) -> None:
         """Consumes until stopped, or drained if `consumer.until_drained` is set.
@@ -82,6 +105,14 @@ class Daemon:
         Raises:
             EmbedstreamError: what ends the daemon otherwise; its exit code says whether to start again.
         """
+        worker = self._start("poll", self._work)
+        # As long as it is starting there is nothing to deliver and no group to leave.
+        while worker.is_alive() and not (self._is_ending() and self._is_starting):
+            worker.join(MAIN_LOOK_SECONDS)
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
         admin = make_admin(self._settings.kafka)
         layout = read_layout(admin, self._settings.kafka)
         encoder_thread = EncoderThread(self._load, self._fail)
@@ -108,6 +139,9 @@ class Daemon:
             "max_tokens": info.max_tokens,
             "precision": info.precision,
             "attention": info.attention,
+            "layout": info.layout,
+            "compiled": info.compiled,
+            "refused": info.refused,
             "device": info.device,
             "token_budget": encoder.token_budget,
         }
@@ -129,7 +163,10 @@ class Daemon:
         embedded: BoundedQueue[EmbeddedWindow] = BoundedQueue(WINDOWS_AHEAD)
         ownership = Ownership()
         poller = self._make_poller(inputs, ownership)
-        embedder = Embedder(windows, embedded, encoder, self.metrics, stopping=self._is_ending)
+        progressed = self.liveness.progressed
+        embedder = Embedder(
+            windows, embedded, encoder, self.metrics, stopping=self._is_ending, moved=progressed
+        )
         builder = WindowBuilder(
             seconds=settings.window_seconds,
             size=settings.window_bytes,
@@ -144,19 +181,27 @@ class Daemon:
             self.metrics,
             tokens_per_second=embedder.tokens_per_second,
             encoder_is_idle=embedder.is_idle,
+            moved=progressed,
         )
+        delivery = self._make_delivery(poller, ownership, encoder.info.fingerprint)
         deliverer = Deliverer(
             embedded,
-            self._make_delivery(poller, ownership, encoder.info.fingerprint),
+            delivery,
             ownership,
+            DeadLetterLimit(settings.max_dead_letter_ratio, settings.dead_letter_span),
             layout,
             encoder.info,
             self.metrics,
             store_text=settings.store_text,
-            joined=poller.joined.done,
-            giving_up=self._is_ending,
+            fenced=poller.is_fenced,
+            giving_up=self._is_late,
+            moved=progressed,
         )
-        poller.more_encoded = lambda: deliverer.has_work and not self._failed.is_set()
+        poller.more_encoded = lambda: deliverer.has_work and self._failure is None
+        delivery.prepare()
+        self._is_starting = False
+        if self._is_ending():
+            return
         threads = [
             self._start("prepare", preparer.run),
             encoder_thread.work(embedder.run),
@@ -164,31 +209,47 @@ class Daemon:
         ]
         if drained is not None:
             self._start("drained", lambda: self._watch(drained))
-        poller.subscribe()
-        _log.info("consuming", group=settings.group, instance_id=settings.instance_id)
+
+        def idle() -> bool:
+            queued = len(inputs) or len(windows)
+            return not (queued or preparer.is_busy or not embedder.is_idle() or deliverer.has_work)
+
+        self._poll(poller, inputs, threads, idle)
+        if deliverer.has_work:
+            self._fail(TryAgainError("what is encoded could not be delivered in time", STOP_MEND))
+        self._delivered = True
+        poller.leave()
+        if self._failure is None:
+            _log.info("left", group=settings.group)
+
+    def _poll(
+        self,
+        poller: Poller,
+        inputs: BoundedQueue[Polled],
+        stages: Sequence[threading.Thread],
+        idle: Callable[[], bool],
+    ) -> None:
+        """Polls until the stages have ended, or were given up."""
 
         def done() -> bool:
+            self.liveness.polled(idle=idle())
             if self._is_ending():
                 # What was read but not encoded is left: it is read again after the committed offset.
                 inputs.close(discard=True)
-            return self._failed.is_set() or not any(thread.is_alive() for thread in threads)
+            alive = [each.name for each in stages if each.is_alive()]
+            if alive and self._is_late() and self._failure is None:
+                _log.warning("stages_left_behind", stages=alive)
+            return not alive or self._is_late()
 
+        self.liveness.begin()
+        poller.subscribe()
+        group, instance = self._settings.consumer.group, self._settings.consumer.instance_id
+        _log.info("consuming", group=group, instance_id=instance)
         try:
             poller.run(done, reading=lambda: not self._is_ending())
         except EmbedstreamError as error:
             self._fail(error)
         inputs.close(discard=True)
-        self._leave(poller)
-        if self._failure is not None:
-            raise self._failure
-        _log.info("left", group=settings.group)
-
-    def _leave(self, poller: Poller) -> None:
-        leaving = self._start("leave", poller.leave)
-        leaving.join(15.0)
-        if leaving.is_alive():
-            # The group notices by itself when the session ends.
-            _log.warning("leaving_hangs")
 
     def _make_poller(self, inputs: BoundedQueue[Polled], ownership: Ownership) -> Poller:
         settings = self._settings.consumer
@@ -196,6 +257,8 @@ class Daemon:
             "group_id": settings.group,
             "max_poll_interval_ms": int(settings.max_poll_interval_seconds * 1000),
             "client_id": f"embedstream-{settings.instance_id}",
+            "statistics_interval_ms": int(STATISTICS_SECONDS * 1000),
+            "stats_cb": self.liveness.told,
         }
         if settings.group_protocol == "consumer":
             group["group_protocol"] = "consumer"
@@ -203,10 +266,12 @@ class Daemon:
             group |= {
                 "group_protocol": "classic",
                 "partition_assignment_strategy": "cooperative-sticky",
-                "group_instance_id": settings.instance_id,
                 "session_timeout_ms": int(settings.session_timeout_seconds * 1000),
                 "heartbeat_interval_ms": int(min(3.0, settings.session_timeout_seconds / 5) * 1000),
             }
+            if settings.delivery == "exactly-once":
+                # Whom the group fences can only be told by the transactional id that goes with it.
+                group["group_instance_id"] = settings.instance_id
         return Poller(
             make_consumer(self._settings.kafka, **group),
             self._settings.kafka.documents_topic,
@@ -233,19 +298,25 @@ class Daemon:
             producer,
             poller,
             ownership,
+            topic=kafka.documents_topic,
             fingerprint=fingerprint,
             timeout_seconds=settings.transaction_timeout_seconds,
             stopping=self._is_ending,
         )
 
     def _watch(self, drained: Drained) -> None:
-        while not self._stopping.wait(DRAINED_CHECK_SECONDS):
+        while not self.ending.wait(DRAINED_CHECK_SECONDS):
             if drained.is_reached():
                 _log.info("drained", group=self._settings.consumer.group)
                 self.stop()
 
     def _is_ending(self) -> bool:
-        return self._stopping.is_set() or self._failed.is_set()
+        return self.ending.is_set()
+
+    def _is_late(self) -> bool:
+        """Whether the stages have had their time to end."""
+        late = time.monotonic() - self._ending_since > self._settings.consumer.stop_seconds / 2
+        return self._failure is not None or (self._is_ending() and late)
 
     def _start(self, name: str, target: Callable[[], None]) -> threading.Thread:
         def run() -> None:
@@ -262,44 +333,4 @@ class Daemon:
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
-        self._failed.set()
-
-
-def run_daemon(settings: Settings, load: Callable[[], Encoder] | None = None) -> None:
-    """The `consume` command: a daemon with its metrics and signal handlers.
-
-    Args:
-        settings: all of them.
-        load: another encoder than the one that the settings name.
-
-    Raises:
-        EmbedstreamError: see `Daemon.run`.
-    """
-
-    def load_model() -> Encoder:
-        from consumer.model import load_encoder  # torch takes seconds to import
-
-        return load_encoder(settings.encoder, settings.consumer.overflow)
-
-    daemon = Daemon(settings, load or load_model)
-    serve(daemon.metrics, settings.metrics)
-    with _signals(daemon):
-        daemon.run()
-
-
-@contextmanager
-def _signals(daemon: Daemon) -> Iterator[None]:
-    """SIGTERM and SIGINT ask for a clean end; a second one ends at once (nothing is lost by that)."""
-
-    def handle(number: int, _: FrameType | None) -> None:
-        daemon.stop()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_DFL)
-        _log.info("stopping", signal=signal.Signals(number).name)
-
-    before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        self.stop()

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
 
+from consumer.dead_letter_limit import DeadLetterLimit
 from consumer.encoder import ModelInfo
 from consumer.outbound import ItemRecords, OutputLayout, build_records
 from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue, Closed
-from consumer.records import Deletion, EmbeddedWindow, EndOfPartition, SplitDocument
+from consumer.records import Deletion, EmbeddedWindow, EndOfPartition, SplitDocument, polled
+from embedstream.errors import FencedError, TryAgainError
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
 
@@ -34,7 +37,11 @@ class Delivery(Protocol):
     """One way to deliver a window."""
 
     def prepare(self) -> None:
-        """Gets ready to deliver; called once, when the group has let the daemon in."""
+        """Gets ready to deliver; called once, before the daemon joins the group."""
+        ...
+
+    def has_rival(self) -> bool:
+        """Whether another daemon has taken over our identity since `prepare`."""
         ...
 
     def deliver(self, items: Sequence[ItemRecords]) -> None:
@@ -51,6 +58,15 @@ class Delivery(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A window with the records that it becomes, and the seconds that making them took."""
+
+    number: int
+    items: list[ItemRecords]
+    seconds: float
+
+
 class Deliverer:
     """Takes embedded windows and sees each one through, as long as its partitions are ours."""
 
@@ -59,13 +75,15 @@ class Deliverer:
         embedded: BoundedQueue[EmbeddedWindow],
         delivery: Delivery,
         ownership: Ownership,
+        limit: DeadLetterLimit,
         layout: OutputLayout,
         model: ModelInfo,
         metrics: Metrics,
         *,
         store_text: bool,
-        joined: Callable[[], bool],
+        fenced: Callable[[], bool],
         giving_up: Callable[[], bool],
+        moved: Callable[[], None],
     ) -> None:
         """Connects the stage.
 
@@ -73,42 +91,51 @@ class Deliverer:
             embedded: windows, in the order they were read.
             delivery: how a window lands.
             ownership: knows which records are still ours.
+            limit: judges a window before it is delivered.
             layout: where output goes.
             model: stands in every record.
             metrics: counts what was committed.
             store_text: whether an embedding carries its passage's text.
-            joined: whether the group has let the daemon in.
-            giving_up: while true, a window that can't be delivered is not tried again.
+            fenced: whether the group has given our instance id to another member.
+            giving_up: once true, a window that can't be delivered is not tried again.
+            moved: called when a window is taken and after each attempt to deliver it.
         """
         self._embedded = embedded
         self._delivery = delivery
         self._ownership = ownership
+        self._limit = limit
         self._layout = layout
         self._model = model
         self._metrics = metrics
         self._store_text = store_text
-        self._joined = joined
+        self._fenced = fenced
         self._giving_up = giving_up
+        self._moved = moved
         self._busy = False
+        self._held: list[_Built] = []
 
     @property
     def has_work(self) -> bool:
-        """Whether an embedded window waits or is being delivered."""
+        """Whether an embedded window waits or is being delivered; one that is held back does not count."""
         return self._busy or len(self._embedded) > 0
 
     def run(self) -> None:
-        """Works until the queue of embedded windows is closed."""
+        """Works until the queue of embedded windows is closed.
+
+        Raises:
+            FencedError: the group has given our instance id to another daemon.
+            TryAgainError: it has given it to a join of our own.
+        """
         try:
-            prepared = False
             while True:
                 embedded = self._embedded.get(0.1)
-                if not prepared and self._joined():
-                    self._delivery.prepare()
-                    prepared = True
+                if self._fenced():
+                    self._end_fenced()
                 if embedded is not None:
                     self._busy = True
-                    self._deliver(embedded)
-                    self._busy = False
+                    self._take(embedded)
+                self._deliver_held()
+                self._busy = False
         except Closed:
             pass
         finally:
@@ -116,9 +143,27 @@ class Deliverer:
             self._embedded.close(discard=True)
             self._delivery.close()
 
-    def _deliver(self, embedded: EmbeddedWindow) -> None:
+    def _end_fenced(self) -> NoReturn:
+        """A rival takes our identity as a producer before it joins, so it can be told from ourselves.
+
+        A join whose connection was given up may still reach the broker, after the one that took its place:
+        then the broker fences the only daemon there is (Apache Kafka's issue 20985).
+        """
+        if self._delivery.has_rival():
+            raise FencedError(
+                "another daemon with this consumer.instance_id is in the group",
+                "give every daemon an instance id of its own (--instance-id)",
+            )
+        raise TryAgainError("the group has fenced this daemon, and it has no rival", "start it again")
+
+    def _take(self, embedded: EmbeddedWindow) -> None:
+        """Builds the window's records (once: delivered again, it is the same bytes) and judges them.
+
+        Raises:
+            TooManyDeadLettersError: neither this window nor one that is held back may be delivered.
+        """
+        self._moved()
         started = time.monotonic()
-        # Built once: a window that is delivered again is the same bytes.
         items = build_records(
             embedded,
             self._layout,
@@ -126,13 +171,34 @@ class Deliverer:
             store_text=self._store_text,
             now_ms=time.time_ns() // 1_000_000,
         )
+        self._limit.judge(items)
+        self._held.append(_Built(embedded.window.number, items, time.monotonic() - started))
+        if self._limit.is_undecided and len(self._held) == 1:
+            _log.info("window_held_back", window=embedded.window.number, why="too many dead letters so far")
+
+    def _deliver_held(self) -> None:
+        """Delivers what is held back, unless it is still to be seen whether it may be."""
+        if self._limit.is_undecided and not self._partitions_have_ended():
+            return
+        for built in self._held:
+            self._busy = True
+            self._deliver(built)
+        self._held.clear()
+
+    def _partitions_have_ended(self) -> bool:
+        """Whether the held windows go up to the end of each of their partitions that is still ours."""
+        items = self._ownership.owned([each.item for built in self._held for each in built.items])
+        last = {polled(item).partition: item for item in items}
+        return all(isinstance(item, EndOfPartition) for item in last.values())
+
+    def _deliver(self, built: _Built) -> None:
+        started = time.monotonic() - built.seconds
+        items = built.items
         pause = FIRST_PAUSE_SECONDS
         while True:
             kept = self._ownership.open_transaction([each.item for each in items])
             if not kept:
-                _log.info(
-                    "window_dropped", window=embedded.window.number, why="its partitions were taken away"
-                )
+                _log.info("window_dropped", window=built.number, why="its partitions were taken away")
                 return
             ours = {id(item) for item in kept}
             try:
@@ -140,14 +206,16 @@ class Deliverer:
                 break
             except NotDelivered as error:
                 self._metrics.transactions_total.labels(result="aborted").inc()
-                _log.warning("window_not_delivered", window=embedded.window.number, why=str(error))
+                _log.warning("window_not_delivered", window=built.number, why=str(error))
+                if self._giving_up():
+                    # The stage ends here: the next window's offsets would cover this one's records.
+                    raise TryAgainError(f"a window could not be delivered any more ({error})") from None
             finally:
+                self._moved()
                 self._ownership.close_transaction()
-            if self._giving_up():
-                return
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        self._account([each for each in items if id(each.item) in ours], embedded.window.number, started)
+        self._account([each for each in items if id(each.item) in ours], built.number, started)
 
     def _account(self, items: Sequence[ItemRecords], window: int, started: float) -> None:
         """Counts what was committed, and says so in one line."""

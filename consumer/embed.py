@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +36,24 @@ class Embedder:
         metrics: Metrics,
         *,
         stopping: Callable[[], bool],
+        moved: Callable[[], None],
     ) -> None:
-        """Connects the stage; while `stopping()`, what is not encoded yet is left for later."""
+        """Connects the stage.
+
+        Args:
+            windows: where windows come from.
+            embedded: where they go.
+            encoder: the model.
+            metrics: counts tokens and times batches.
+            stopping: while true, what is not encoded yet is left for later.
+            moved: called before each batch.
+        """
         self._windows = windows
         self._embedded = embedded
         self._encoder = encoder
         self._metrics = metrics
         self._stopping = stopping
+        self._moved = moved
         self._rate: float | None = None
         self._busy = False
         self._token_budget = encoder.token_budget
@@ -74,30 +85,25 @@ class Embedder:
 
     def _encode(self, window: Window) -> EmbeddedWindow:
         started = time.monotonic()
-        passages = [passage.token_ids for item in window.documents for passage in item.passages]
-        # What repeats within a window (a licence, a header) is encoded once.
-        first: dict[bytes, int] = {}
-        distinct: list[NDArray[np.int32]] = []
-        places = []
-        for ids in passages:
-            place = first.setdefault(ids.tobytes(), len(distinct))
-            places.append(place)
-            if place == len(distinct):
-                distinct.append(ids)
+        distinct, places = window.distinct
         outcomes = self._outcomes(distinct) if distinct else []
         seconds = time.monotonic() - started
         tokens = sum(len(ids) for ids in distinct)
         self._metrics.tokens_total.inc(tokens)
-        self._metrics.duplicate_passages_total.inc(len(passages) - len(distinct))
+        self._metrics.duplicate_passages_total.inc(len(places) - len(distinct))
         self._metrics.stage_duration_seconds.labels(stage="encode").observe(seconds)
         if tokens:
             rate = tokens / max(seconds, 1e-6)
             self._rate = rate if self._rate is None else RATE_WEIGHT * rate + (1 - RATE_WEIGHT) * self._rate
         return EmbeddedWindow(window, tuple(outcomes[place] for place in places))
 
-    def _outcomes(self, distinct: list[NDArray[np.int32]]) -> list[NDArray[np.float32] | Failure]:
+    def _stopping_at_a_batch(self) -> bool:
+        self._moved()
+        return self._stopping()
+
+    def _outcomes(self, distinct: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32] | Failure]:
         outcomes, stats = encode_passages(
-            self._encoder, distinct, stop=self._stopping, token_budget=self._token_budget
+            self._encoder, distinct, stop=self._stopping_at_a_batch, token_budget=self._token_budget
         )
         for batch in stats.batches:
             self._metrics.batch_tokens.observe(batch.padded_tokens)

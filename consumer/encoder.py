@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from consumer.split import Splitter
 
-__all__ = ["Encoder", "ModelInfo", "OutOfMemory"]
+__all__ = ["Encoder", "ModelInfo", "OutOfMemory", "Pending", "PipelinedEncoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,13 @@ class ModelInfo:
         dim: Length of a vector.
         max_tokens: Window in tokens, special tokens and document prompt included.
         precision: What the encoder computes in: `fp32`, `bf16` or `fp16`.
-        attention: The attention kernel, for example `sdpa`.
+        attention: The attention kernel: `varlen` or `grouped` over packed passages, or that of transformers,
+            for example `sdpa`.
         device: The torch device, for example `cpu` or `cuda:0`.
+        layout: `packed` where no padding is computed, else `padded`: a batch counts as its passages times the
+            longest of them.
+        compiled: Whether torch's compiler has fused what lies between the attentions.
+        refused: Which faster way was not taken, and why; empty if none.
     """
 
     name: str
@@ -35,6 +40,9 @@ class ModelInfo:
     precision: str
     attention: str
     device: str
+    layout: Literal["packed", "padded"] = "padded"
+    compiled: bool = False
+    refused: str = ""
 
 
 class OutOfMemory(Exception):
@@ -56,7 +64,7 @@ class Encoder(Protocol):
 
     @property
     def token_budget(self) -> int:
-        """Most tokens of a batch, padding included, that this device should be given at once."""
+        """Most tokens of a batch, padding included where there is any, to give this device at once."""
         ...
 
     def encode(self, batch: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
@@ -71,4 +79,29 @@ class Encoder(Protocol):
         Raises:
             OutOfMemory: The batch does not fit; a smaller one may.
         """
+        ...
+
+
+class Pending(Protocol):
+    """A batch that a device works on."""
+
+    def result(self) -> NDArray[np.float32]:
+        """Waits for the vectors; what `Encoder.encode` says of them and of errors is true here too."""
+        ...
+
+
+@runtime_checkable
+class PipelinedEncoder(Encoder, Protocol):
+    """An encoder that takes batches before earlier ones are done, so that its device never waits.
+
+    One thread calls all of it. A batch that fails costs the others in flight nothing.
+    """
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches to have submitted at a time; 1 where more would gain nothing."""
+        ...
+
+    def submit(self, batch: Sequence[NDArray[np.int32]]) -> Pending:
+        """Begins to encode passages, and may raise what `encode` does."""
         ...

@@ -9,9 +9,8 @@ from typing import Any
 
 from consumer.split import SPLITTER_VERSION
 
-__all__ = ["model_fingerprint", "read_modules"]
+__all__ = ["TOKENIZER_FILES", "model_fingerprint", "read_modules"]
 
-# What a tokenizer may be read from; each model has some of these.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -21,6 +20,7 @@ TOKENIZER_FILES = (
     "spiece.model",
     "tokenizer.model",
 )
+"""What a tokenizer may be read from; each model has some of these."""
 
 
 def model_fingerprint(folder: Path, *, prompt: str, window: int, dim: int) -> str:

@@ -9,10 +9,10 @@ Torch is imported when a model is loaded, not before.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from consumer.device import find_device, find_precision
 from consumer.encoder import Encoder, ModelInfo
 from consumer.fingerprint import model_fingerprint
 from consumer.model_files import find_model, first_line
@@ -26,14 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load_encoder"]
 
-# Tokens of a batch. A CPU is fastest while a batch fits its cache: of 1024 to 8192, 2048 was the best in fp32
-# and in bf16 alike. A GPU needs many tokens to be busy.
-CPU_TOKEN_BUDGET = 2048
-GPU_TOKEN_BUDGET = 16_384
 # Tokenizers that know no limit say so with a huge number.
 NO_LIMIT = 1_000_000
-CPU_INFO = Path("/proc/cpuinfo")
-BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def load_encoder(settings: EncoderSettings, overflow: Literal["split", "truncate"] = "split") -> Encoder:
@@ -48,10 +42,12 @@ def load_encoder(settings: EncoderSettings, overflow: Literal["split", "truncate
             or length of vectors that is asked for does not go with it or this machine.
     """
     folder = find_model(settings.model)  # before torch is imported: what is not there is said at once
+    from consumer.body import make_body
+    from consumer.token_budget import find_token_budget
     from consumer.transformer import TransformerEncoder
 
-    device = _device(settings.device)
-    precision = _precision(settings.precision, device)
+    device = find_device(settings.device)
+    precision = find_precision(settings.precision, device)
     model = _load(settings.model, folder, device)
     transformer: Any = model[0]
     window = _window(transformer, settings.max_tokens, settings.model)
@@ -61,57 +57,23 @@ def load_encoder(settings: EncoderSettings, overflow: Literal["split", "truncate
         splitter = Splitter(transformer.tokenizer.backend_tokenizer, window, overflow, prompt)
     except ValueError as error:
         raise ConfigError(f"encoder.max_tokens is too small for {settings.model}", str(error)) from None
+    made = make_body(model, precision, window, splitter.prefix_length, compiled=settings.compile)
     info = ModelInfo(
         name=settings.model,
         fingerprint=model_fingerprint(folder, prompt=prompt, window=window, dim=dim),
         dim=dim,
         max_tokens=window,
         precision=precision,
-        attention=str(transformer.model.config._attn_implementation),
+        attention=made.attention,
         device=str(device),
+        layout=made.layout,
+        compiled=made.compiled,
+        refused=made.refused,
     )
-    budget = settings.token_budget or (CPU_TOKEN_BUDGET if device.type == "cpu" else GPU_TOKEN_BUDGET)
-    return TransformerEncoder(model, info, splitter, budget)
-
-
-def _device(asked: str) -> torch.device:
-    import torch
-
-    name = asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"encoder.device = {asked} can't be used ({first_line(error)})", "take auto, cpu or cuda"
-        ) from None
-    if device.type == "cpu":
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return device
-
-
-def _precision(asked: str, device: torch.device) -> str:
-    import torch
-
-    if asked == "auto":
-        if device.type == "cuda":
-            return "fp16"
-        return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
-    if asked == "fp16" and device.type == "cpu":
-        raise ConfigError("encoder.precision = fp16 is not for a CPU", "take auto, bf16 or fp32")
-    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    if asked == "bf16" and not has_bf16:
-        raise ConfigError("encoder.precision = bf16 is not for this GPU", "take auto, fp16 or fp32")
-    if asked not in ("fp32", "bf16", "fp16"):
-        raise ConfigError(f"encoder.precision = {asked} is unknown", "take auto, fp32, bf16 or fp16")
-    return asked
-
-
-def _cpu_has_bf16() -> bool:
-    if not CPU_INFO.is_file():
-        return False
-    with CPU_INFO.open() as lines:
-        return any(BF16_FLAGS & set(line.split()) for line in lines if line.startswith("flags"))
+    encoder = TransformerEncoder(made.body, info, splitter, settings.token_budget or 0)
+    if settings.token_budget is None:
+        encoder.token_budget = find_token_budget(encoder)
+    return encoder
 
 
 def _load(name: str, folder: Path, device: torch.device) -> SentenceTransformer:

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from consumer.fingerprint import read_modules
+from consumer.fingerprint import TOKENIZER_FILES, read_modules
 from embedstream.errors import ConfigError, UsageError
 
 __all__ = ["BUNDLED_MODEL", "copy_model", "find_model", "first_line"]
@@ -112,6 +112,9 @@ def _missing(folder: Path) -> str | None:
         return "modules.json that can be read"
     if not any(modules[0][1].glob("*.safetensors")):
         return "weights in safetensors"
+    # Without them transformers would make a tokenizer up that knows no word.
+    if not any((modules[0][1] / name).is_file() for name in TOKENIZER_FILES):
+        return "tokenizer"
     for kind, where in modules:
         if kind != "Normalize" and not (where / "config.json").is_file():
             return f"config.json for its module {kind}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from consumer.outbound import ItemRecords
 from consumer.records import next_offsets, polled
@@ -31,4 +31,8 @@ def have_landed(consumer: Consumer, offsets: Sequence[TopicPartition]) -> bool:
     wanted: Mapping[tuple[str, int], int] = {(o.topic, o.partition): o.offset for o in offsets}
     asked = [TopicPartition(topic, partition) for topic, partition in wanted]
     committed = consumer.committed(asked, timeout=COMMITTED_TIMEOUT_SECONDS)
+    for each in committed:
+        # Without an answer for each partition, a window that landed would be delivered once more.
+        if each.error is not None:
+            raise KafkaException(each.error)
     return all(c.offset >= wanted[c.topic, c.partition] for c in committed)

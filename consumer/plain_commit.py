@@ -31,6 +31,10 @@ class PlainDelivery:
     def prepare(self) -> None:
         """Nothing to do: there is no predecessor to fence."""
 
+    def has_rival(self) -> bool:
+        """Never: its group knows no instance ids, so that nothing can be fenced."""
+        return False
+
     def deliver(self, items: Sequence[ItemRecords]) -> None:
         """Produces all records, waits for their reports, commits the offsets.
 

@@ -7,6 +7,7 @@ long for anything itself, or the group would throw the daemon out.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue
 from consumer.records import EndOfPartition, Input, Polled, header_list
-from embedstream.errors import ConfigError, EmbedstreamError, FencedError, TryAgainError
+from embedstream.errors import ConfigError, EmbedstreamError, TryAgainError
 from embedstream.kafka import describe_error, explain
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
@@ -32,6 +33,8 @@ POLL_SECONDS = 0.05
 # Pausing throws away what was fetched ahead, so a full queue is first waited on. The group's callbacks wait
 # as well meanwhile: that bounds this from above.
 PAUSE_AFTER_SECONDS = 1.0
+# What the client says of FENCED_INSTANCE_ID.
+FENCED = "fenced by other consumer with same group.instance.id"
 
 T = TypeVar("T")
 
@@ -75,7 +78,9 @@ class Poller:
         self._held_since = 0.0
         self._paused: set[tuple[str, int]] = set()
         self._error: EmbedstreamError | None = None
-        self.joined: Future[None] = Future()
+        self._fenced = False
+        self._member: str | None = None
+        self._expelled = False
         self.more_encoded: Callable[[], bool] = lambda: False
 
     def request(self, call: Callable[[Consumer], T], timeout: float = 60.0) -> T:
@@ -88,6 +93,19 @@ class Poller:
         self._requests.put((call, future))
         return future.result(timeout)
 
+    def group_metadata(self, consumer: Consumer) -> Any:
+        """What a transaction sends with its offsets; call it through `request`.
+
+        If it is not that of the membership under which partitions were assigned, they are withdrawn.
+        """
+        metadata = consumer.consumer_group_metadata()
+        self._check_membership()
+        return metadata
+
+    def is_fenced(self) -> bool:
+        """Whether the group has given our instance id to another member; this consumer is of no use then."""
+        return self._fenced
+
     def subscribe(self) -> None:
         """Joins the group."""
         self._consumer.subscribe(
@@ -98,7 +116,6 @@ class Poller:
         """Polls until `until()`; records are passed on only while `reading()`.
 
         Raises:
-            FencedError: another daemon with this instance id joined.
             ConfigError: the topic is gone or not allowed.
             TryAgainError: a transaction outlasted the poll interval.
         """
@@ -111,6 +128,8 @@ class Poller:
                 self._pause()
                 self._take(self._consume())
                 self._held.clear()
+            if self._expelled:
+                self._join_again()
             if self._error is not None:
                 raise self._error
 
@@ -119,11 +138,38 @@ class Poller:
 
         `close()` alone would not do that for a static member.
         """
+        # A consumer that was fenced takes no call any more; it has nothing to give back.
+        with contextlib.suppress(KafkaException):
+            self._give_back(timeout)
+        self._consumer.close()
+
+    def _give_back(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self._consumer.unsubscribe()
         while self._consumer.assignment() and time.monotonic() < deadline:
+            self._answer_requests(0.0)
             self._consumer.poll(POLL_SECONDS)
-        self._consumer.close()
+
+    def _join_again(self) -> None:
+        """Begins anew at the committed offsets: another may have read on from where this consumer is."""
+        self._expelled = False
+        self._held.clear()
+        self._give_back(self._max_poll_seconds)
+        self.subscribe()
+
+    def _check_membership(self) -> None:
+        """Withdraws all partitions if the group has let this consumer in anew since they were assigned.
+
+        The client may keep its partitions when it joins again after it was expelled (librdkafka 2.16 with
+        cooperative-sticky, when the expulsion came out in the answer to a join), though another had them
+        meanwhile. A member that was expelled always comes back under another id, but for KIP-848, where it
+        keeps its own and the client tells of every loss.
+        """
+        kept = self._ownership.partitions
+        if kept and self._consumer.memberid() != self._member:
+            _log.warning("expelled", partitions=sorted(partition for _, partition in kept))
+            self._ownership.withdraw(kept, lost=True)
+            self._expelled = True
 
     def _read(self) -> None:
         self._pass_on()
@@ -208,13 +254,14 @@ class Poller:
                 future.set_exception(error)
 
     def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._check_membership()
+        self._member = self._consumer.memberid()
         self._ownership.assign([(p.topic, p.partition) for p in partitions])
         self._metrics.rebalances_total.labels(kind="assigned").inc()
         _log.info("partitions_assigned", partitions=sorted(p.partition for p in partitions))
-        if not self.joined.done():
-            self.joined.set_result(None)
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._check_membership()
         # The partitions are still ours here: windows that are encoded may be delivered, so that no GPU work
         # is lost, but only for so long, because the whole group waits.
         deadline = time.monotonic() + self._revoke_seconds
@@ -246,17 +293,19 @@ class Poller:
 
     def _on_error(self, error: KafkaError) -> None:
         code = error.code()
-        if code in (KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID):
-            self._error = FencedError(
-                f"another daemon with this consumer.instance_id is in the group ({describe_error(error)})",
-                "give every daemon an instance id of its own (--instance-id)",
-            )
+        # A consumer's fatal error comes under one code, whatever it is.
+        fatal = error.fatal() or code == KafkaError._FATAL
+        if fatal and FENCED in error.str():
+            _log.warning("fenced_by_group", error=describe_error(error))
+            # The client does not always tell of the loss.
+            self._ownership.withdraw(self._ownership.partitions, lost=True)
+            self._fenced = True
         elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
             self._error = ConfigError(
                 f"kafka.documents_topic {self._topic!r} does not exist any more",
                 "make it with `embedstream topics create`",
             )
-        elif error.fatal() or code in (
+        elif fatal or code in (
             KafkaError.TOPIC_AUTHORIZATION_FAILED,
             KafkaError.GROUP_AUTHORIZATION_FAILED,
         ):

@@ -40,8 +40,20 @@ class Preparer:
         *,
         tokens_per_second: Callable[[], float | None],
         encoder_is_idle: Callable[[], bool],
+        moved: Callable[[], None],
     ) -> None:
-        """Connects the stage; `tokens_per_second` is the encoder's rate, None until it is measured."""
+        """Connects the stage.
+
+        Args:
+            inputs: what was polled.
+            windows: where windows go.
+            builder: closes them.
+            splitter: cuts documents.
+            metrics: times the work.
+            tokens_per_second: the encoder's rate, None until it is measured.
+            encoder_is_idle: whether it waits for a window.
+            moved: called when records are taken and when they are split.
+        """
         self._inputs = inputs
         self._windows = windows
         self._builder = builder
@@ -49,6 +61,13 @@ class Preparer:
         self._metrics = metrics
         self._rate = tokens_per_second
         self._encoder_is_idle = encoder_is_idle
+        self._moved = moved
+        self._busy = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has taken records that are not in a window yet or in one that finds no room."""
+        return self._busy
 
     def run(self) -> None:
         """Works until the input queue is closed, then closes the queue of windows."""
@@ -65,8 +84,10 @@ class Preparer:
         rate = self._rate()
         if rate is not None:
             self._builder.measured(rate)
+        self._busy = bool(chunk)
         for item in self._prepared(chunk):
             self._put(self._builder.add(item, time.monotonic()))
+        self._busy = False
         if self._encoder_is_idle():
             self._put(self._builder.idle(time.monotonic()))
 
@@ -90,6 +111,7 @@ class Preparer:
     def _prepared(self, chunk: Sequence[Polled]) -> list[Item]:
         if not chunk:
             return []
+        self._moved()
         with self._metrics.stage_duration_seconds.labels(stage="decode").time():
             decoded = [each if isinstance(each, EndOfPartition) else decode(each) for each in chunk]
         with self._metrics.stage_duration_seconds.labels(stage="split").time():
@@ -97,10 +119,13 @@ class Preparer:
         for item in items:
             if isinstance(item, SplitDocument) and item.truncated:
                 self._metrics.truncated_total.inc()
+        self._moved()
         return items
 
     def _put(self, window: Window | None) -> None:
         if window is not None:
+            # Found out on this thread: the device need not wait for it.
+            _ = window.distinct
             self._windows.put(window)
             self._metrics.queue_depth.labels(stage="encode").set(len(self._windows))
         self._metrics.queue_depth.labels(stage="decode").set(self._inputs.cost)

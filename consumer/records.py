@@ -139,8 +139,26 @@ class Window:
 
     @cached_property
     def tokens(self) -> int:
-        """Tokens that the encoder computes for it, special tokens included."""
+        """Tokens of all its passages, special tokens included."""
         return sum(len(passage.token_ids) for item in self.documents for passage in item.passages)
+
+    @cached_property
+    def distinct(self) -> tuple[tuple[NDArray[np.int32], ...], tuple[int, ...]]:
+        """What the encoder computes: the token ids of all passages that differ, and for each passage its own.
+
+        What repeats within a window (a licence, a header) is encoded once. The second is one index into the
+        first for each passage of `documents`, in order.
+        """
+        first: dict[bytes, int] = {}
+        distinct: list[NDArray[np.int32]] = []
+        places = []
+        for item in self.documents:
+            for passage in item.passages:
+                place = first.setdefault(passage.token_ids.tobytes(), len(distinct))
+                places.append(place)
+                if place == len(distinct):
+                    distinct.append(passage.token_ids)
+        return tuple(distinct), tuple(places)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, NoReturn
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -23,6 +26,7 @@ __all__ = ["TransactionalDelivery"]
 # One call of the transaction API; a call that timed out is repeated, never replaced by another.
 CALL_SECONDS = 5.0
 METADATA_SECONDS = 30.0
+FENCES = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 
 _log = get_logger("transaction")
 
@@ -40,6 +44,7 @@ class TransactionalDelivery:
         poller: Poller,
         ownership: Ownership,
         *,
+        topic: str,
         fingerprint: str,
         timeout_seconds: float,
         stopping: Callable[[], bool],
@@ -50,6 +55,7 @@ class TransactionalDelivery:
             make_producer: a new producer with the daemon's transactional id.
             poller: answers for the consumer.
             ownership: knows whether the open transaction's partitions were lost.
+            topic: the documents topic.
             fingerprint: the model's, committed as the offsets' metadata.
             timeout_seconds: the transaction time-out that the producer was made with.
             stopping: whether the daemon wants to end; waiting for a broker ends with it.
@@ -57,6 +63,7 @@ class TransactionalDelivery:
         self._make_producer = make_producer
         self._poller = poller
         self._ownership = ownership
+        self._topic = topic
         self._fingerprint = fingerprint
         self._timeout = timeout_seconds
         self._stopping = stopping
@@ -65,10 +72,29 @@ class TransactionalDelivery:
     def prepare(self) -> None:
         """Makes the producer and fences its predecessor.
 
-        Called when the group has let us in, not with the first window: as long as a dead predecessor's
-        transaction is open, the offsets of its partitions can't be read, and no first window comes.
+        Called before the daemon joins: as long as a dead predecessor's transaction is open, the offsets of
+        its partitions can't be read, and no first window comes. And a predecessor that is alive, fenced by
+        the group when we join, finds out at once who it was.
         """
         self._ready()
+
+    def has_rival(self) -> bool:
+        """Whether our transactional id was taken over: the broker tells when a transaction begins."""
+        producer = self._producer
+        if producer is None:
+            return False
+        # These offsets are never committed.
+        offsets = [TopicPartition(self._topic, 0, 0)]
+        try:
+            self._repeat(producer.begin_transaction, timed=False)
+            metadata = self._poller.request(Consumer.consumer_group_metadata, METADATA_SECONDS)
+            self._repeat(partial(_bounded, producer.send_offsets_to_transaction), offsets, metadata)
+            self._abort(producer)
+        except KafkaException as exception:
+            return exception.args[0].code() in FENCES
+        except (_Broken, TimeoutError):
+            pass
+        return False
 
     def deliver(self, items: Sequence[ItemRecords]) -> None:
         """One transaction: produce, check the delivery reports, send the offsets, commit.
@@ -106,15 +132,19 @@ class TransactionalDelivery:
             self._abort_failed(producer, sending)
         try:
             # Fetched now, not before: the generation may have changed while producing.
-            metadata = self._poller.request(Consumer.consumer_group_metadata, METADATA_SECONDS)
+            metadata = self._poller.request(self._poller.group_metadata, METADATA_SECONDS)
         except TimeoutError:
             self._abort(producer)
             raise NotDelivered("the poll thread did not answer") from None
-        self._repeat(producer.send_offsets_to_transaction, offsets, metadata)
+        self._abort_if_lost(producer)
+        self._repeat(partial(_bounded, producer.send_offsets_to_transaction), offsets, metadata)
+        self._abort_if_lost(producer)
+        self._repeat(producer.commit_transaction)
+
+    def _abort_if_lost(self, producer: Producer) -> None:
         if self._ownership.is_lost:
             self._abort(producer)
             raise NotDelivered("partitions were lost while the transaction was open")
-        self._repeat(producer.commit_transaction)
 
     def _abort_failed(self, producer: Producer, sending: Sending) -> NoReturn:
         error = sending.failed
@@ -130,11 +160,7 @@ class TransactionalDelivery:
         raise NotDelivered(describe_error(error))
 
     def _after_error(self, producer: Producer, error: KafkaError, began: float) -> None:
-        if error.code() in (
-            KafkaError._FENCED,
-            KafkaError.PRODUCER_FENCED,
-            KafkaError.INVALID_PRODUCER_EPOCH,
-        ):
+        if error.code() in FENCES:
             if time.monotonic() - began < self._timeout:
                 raise FencedError(
                     f"another daemon took over this instance id ({describe_error(error)})",
@@ -230,3 +256,27 @@ class TransactionalDelivery:
                 time.sleep(0.1)
         if not landed:
             raise NotDelivered(f"{why}; a new producer was made")
+
+
+def _bounded(call: Callable[..., Any], *arguments: Any) -> None:
+    """Ends a call that ignores its time-out, by leaving its thread and its producer behind.
+
+    send_offsets_to_transaction waits for ever when the group's coordinator was out of reach (librdkafka's
+    issues 5456 and 5511, open in 2.16).
+
+    Raises:
+        _Broken: it did not return.
+    """
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call(*arguments))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="send-offsets", daemon=True).start()
+    try:
+        outcome.result(2 * CALL_SECONDS)
+    except TimeoutError:
+        raise _Broken("sending the offsets does not end") from None

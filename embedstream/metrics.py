@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 
 from embedstream import __version__
@@ -9,7 +13,13 @@ from embedstream.errors import ConfigError
 from embedstream.logs import get_logger
 from embedstream.settings import MetricsSettings
 
-__all__ = ["Metrics", "serve"]
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["Metrics", "Page", "serve"]
+
+Page: TypeAlias = Callable[[], tuple[bool, Mapping[str, Any]]]
+"""Says whether all is well, and the document that tells why."""
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)
@@ -64,6 +74,11 @@ class Metrics:
         # Progress. stage: input (bytes), split (windows), encoded (windows).
         self.queue_depth = gauge("queue_depth", "What waits before a stage: bytes or windows", ("stage",))
 
+        # Liveness. clock: polling, progressing, in_group.
+        self.clock_age_seconds = gauge(
+            "clock_age_seconds", "Time since a clock of /healthz moved; 0 before it begins", ("clock",)
+        )
+
         # Failures.
         self.dead_letters_total = counter("dead_letters", "Records that became dead letters", ("reason",))
         self.rebalances_total = counter("rebalances", "Changes of the assignment", ("kind",))
@@ -89,8 +104,13 @@ class Metrics:
         return Histogram(name, text, labels, namespace="embedstream", registry=self.registry, buckets=buckets)
 
 
-def serve(metrics: Metrics, settings: MetricsSettings) -> None:
+def serve(metrics: Metrics, settings: MetricsSettings, pages: Mapping[str, Page] | None = None) -> None:
     """Serves `/metrics` in a daemon thread, unless the port is -1.
+
+    Args:
+        metrics: what `/metrics` shows.
+        settings: where to listen.
+        pages: more paths, each a JSON document: with status 200 if all is well, 503 if not.
 
     Raises:
         ConfigError: the address can't be listened on.
@@ -105,4 +125,20 @@ def serve(metrics: Metrics, settings: MetricsSettings) -> None:
             f" ({error.strerror})",
             "set another --metrics-port (0 takes a free one, -1 none)",
         ) from None
+    others = server.get_app()
+    assert others is not None
+    server.set_app(_application(pages or {}, others))
     _log.info("metrics_listening", host=settings.host, port=server.server_port)
+
+
+def _application(pages: Mapping[str, Page], others: WSGIApplication) -> WSGIApplication:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        page = pages.get(environ["PATH_INFO"])
+        if page is None:
+            return others(environ, start_response)
+        well, document = page()
+        status = "200 OK" if well else "503 Service Unavailable"
+        start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
+        return [json.dumps(document).encode() + b"\n"]
+
+    return application

@@ -33,6 +33,7 @@ __all__ = [
     "ConsumerSettings",
     "CostSettings",
     "EncoderSettings",
+    "ExportSettings",
     "KafkaSettings",
     "Loaded",
     "MetricsSettings",
@@ -45,8 +46,8 @@ __all__ = [
 
 ENV_PREFIX = "EMBEDSTREAM_"
 FILE_NAME = "embedstream.toml"
-# Parts of a librdkafka property's name that make its value a secret.
-SECRET_WORDS = ("password", "secret", "token", "key.pem", "oauthbearer.config", "jaas")
+# Parts of a setting's name, or of a librdkafka property's, that make its value a secret.
+SECRET_WORDS = ("password", "secret", "token", "key.pem", "api_key", "oauthbearer.config", "jaas")
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 
@@ -119,12 +120,17 @@ class ProducerSettings(_Section):
 
 
 class EncoderSettings(_Section):
-    """The model and how it runs. `max_tokens` and `truncate_dim` default to the model's own."""
+    """The model and how it runs.
+
+    `max_tokens` and `truncate_dim` default to the model's own, `token_budget` (of a batch) to what is fastest
+    on the device; `compile` lets torch's compiler fuse what lies between the attentions.
+    """
 
     model: NonEmpty = "BAAI/bge-large-en-v1.5"
     device: NonEmpty = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     token_budget: Annotated[int, Field(ge=16)] | None = None
+    compile: bool = False
     max_tokens: Annotated[int, Field(ge=8)] | None = None
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
 
@@ -134,6 +140,9 @@ class ConsumerSettings(_Section):
 
     `window_seconds` is encoding time; `window_bytes` and `queue_bytes` are document bytes held in memory;
     `transaction_timeout_seconds` and `session_timeout_seconds` bound the time to recover from a death.
+    `max_dead_letter_ratio` is the largest share of dead letters among the last `dead_letter_span` records,
+    judged once there is a tenth of them: past it a daemon stops. 0 allows none, 1 any. `stop_seconds` is the
+    longest that a daemon takes to end: keep it below what its supervisor waits before it kills.
     """
 
     group: NonEmpty = "embedstream"
@@ -147,9 +156,12 @@ class ConsumerSettings(_Section):
     window_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
     window_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     linger_seconds: Annotated[float, Field(ge=0, le=60)] = 0.2
+    max_dead_letter_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
+    dead_letter_span: Annotated[int, Field(ge=10, le=10_000)] = 1000
     queue_bytes: Annotated[int, Field(ge=1024 * 1024)] = 64 * 1024 * 1024
     transaction_timeout_seconds: Annotated[float, Field(ge=1, le=900)] = 30.0
     session_timeout_seconds: Annotated[float, Field(ge=1, le=1800)] = 45.0
+    stop_seconds: Annotated[float, Field(ge=1, le=3600)] = 25.0
     max_poll_interval_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300.0
 
     @field_validator("instance_id")
@@ -174,6 +186,12 @@ class CostSettings(_Section):
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
 
 
+class ExportSettings(_Section):
+    """What `export` needs beside its flags."""
+
+    qdrant_api_key: NonEmpty | None = None
+
+
 class Settings(BaseSettings):
     """All settings, validated and frozen."""
 
@@ -191,6 +209,7 @@ class Settings(BaseSettings):
     consumer: ConsumerSettings = Field(default_factory=ConsumerSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     cost: CostSettings = Field(default_factory=CostSettings)
+    export: ExportSettings = Field(default_factory=ExportSettings)
 
     @classmethod
     def settings_customise_sources(

@@ -9,6 +9,7 @@ pipe ends, since its parent was killed, ends too.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import multiprocessing
 import os
@@ -34,6 +35,8 @@ _SMALL_BYTES = 32 * 1024 * 1024
 # One that is being read and one to go on with.
 _TASKS_AHEAD = 2
 _IDLE_SECONDS = 0.1
+# Linux gives an unprivileged process this much.
+_PIPE_BYTES = 1024 * 1024
 
 
 def default_readers() -> int:
@@ -71,19 +74,25 @@ class _Readers:
     def __init__(self, count: int, rules: ReadingRules) -> None:
         # Not forked: this process has threads, the Kafka client's among them.
         context = multiprocessing.get_context("spawn")
-        self._connections: list[Connection] = []
+        self._tasks: dict[Connection, Connection] = {}
         self._processes: list[BaseProcess] = []
         # Ctrl-C goes to every process of the terminal, and this one alone decides what becomes of it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for number in range(count):
-                mine, theirs = context.Pipe()
+                their_tasks, tasks = context.Pipe(duplex=False)
+                chunks, their_chunks = context.Pipe(duplex=False)
+                _enlarge(chunks)
                 process = context.Process(
-                    target=_serve, args=(theirs, rules), name=f"reader-{number}", daemon=True
+                    target=_serve,
+                    args=(their_tasks, their_chunks, rules),
+                    name=f"reader-{number}",
+                    daemon=True,
                 )
                 process.start()
-                theirs.close()
-                self._connections.append(mine)
+                their_tasks.close()
+                their_chunks.close()
+                self._tasks[chunks] = tasks
                 self._processes.append(process)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -92,8 +101,9 @@ class _Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for connection in self._connections:
-            connection.close()
+        for chunks, tasks in self._tasks.items():
+            chunks.close()
+            tasks.close()
         for process in self._processes:
             process.terminate()
             process.join()
@@ -101,7 +111,7 @@ class _Readers:
     def read(self, tasks: Iterator[Task]) -> Iterator[Chunk]:
         """Yield the chunks as they come."""
         # One at a time to each, so that all have something to do before one has two.
-        free = deque(connection for _ in range(_TASKS_AHEAD) for connection in self._connections)
+        free = deque(chunks for _ in range(_TASKS_AHEAD) for chunks in self._tasks)
         in_work = 0
         while True:
             while free and (task := next(tasks, None)) is not None:
@@ -109,26 +119,26 @@ class _Readers:
                 in_work += 1
             if not in_work:
                 return
-            ready = wait(self._connections, timeout=_IDLE_SECONDS)
+            ready = wait(list(self._tasks), timeout=_IDLE_SECONDS)
             if not ready:
                 yield Chunk()
-            for connection in ready:
-                assert isinstance(connection, Connection)
-                chunk = self._take(connection)
+            for chunks in ready:
+                assert isinstance(chunks, Connection)
+                chunk = self._take(chunks)
                 if chunk.last:
-                    free.append(connection)
+                    free.append(chunks)
                     in_work -= 1
                 yield chunk
 
-    def _give(self, connection: Connection, task: Task) -> None:
+    def _give(self, chunks: Connection, task: Task) -> None:
         try:
-            connection.send(task)
+            self._tasks[chunks].send(task)
         except OSError:
             raise _killed() from None
 
-    def _take(self, connection: Connection) -> Chunk:
+    def _take(self, chunks: Connection) -> Chunk:
         try:
-            found = connection.recv()
+            found = chunks.recv()
         except (EOFError, OSError):
             raise _killed() from None
         if isinstance(found, BaseException):
@@ -137,20 +147,28 @@ class _Readers:
         return found
 
 
-def _serve(connection: Connection, rules: ReadingRules) -> None:
+def _enlarge(pipe: Connection) -> None:
+    """Let a pipe hold more than one chunk, so that neither end waits while the other one works."""
+    # Linux has this; where it is refused, a smaller pipe does as well.
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _serve(tasks: Connection, chunks: Connection, rules: ReadingRules) -> None:
     """Read tasks until the pipe ends: all that a reader process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, OSError):
         while True:
-            task: Task = connection.recv()
+            task: Task = tasks.recv()
             try:
                 for chunk in read_task(task, rules):
-                    connection.send(chunk)
+                    chunks.send(chunk)
             except (EOFError, BrokenPipeError, ConnectionError):
                 raise
             # A bug: the parent reports it as one of its own.
             except Exception as error:
-                connection.send(error)
+                chunks.send(error)
                 return
 
 

@@ -7,6 +7,7 @@ KAFKA_HOME names a distribution as published (`bin/kafka-server-start.sh`) or a 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -129,6 +130,12 @@ class ApacheNode:
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
+
+    def fill_disk(self) -> None:
+        """Let it write not one byte more to any file, until it is started again; it ends by itself then."""
+        assert self.pid is not None
+        _, most = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (0, most))
 
     def log(self) -> str:
         """Return the end of what it has logged."""

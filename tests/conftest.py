@@ -24,9 +24,11 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the seed of the property tests, so that it can be printed."""
+    """Choose the seed of the property tests, so that it can be printed, and a cache folder."""
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(random.randrange(2**32))
+    # Token budgets that tests measure are kept, but not among the user's.
+    os.environ["XDG_CACHE_HOME"] = str(config.rootpath / ".pytest_cache" / "home")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

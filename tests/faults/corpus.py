@@ -25,7 +25,7 @@ from typing import Any
 from embedstream.kafka import make_admin
 from embedstream.newest import NewestVersions
 from embedstream.offsets import end_offsets
-from schemas.deletion import deletion_source, deletion_version
+from embedstream.snapshot import SnapshotReader, take_snapshot
 from schemas.records import Document, Embedding
 from schemas.wire import decode_document, decode_embedding
 from tests.brokers import ApacheCluster, find_kafka
@@ -193,7 +193,8 @@ def change_and_prune(
 
 
 def start_produce(topics: Topics, root: Path, ledger: Path, *flags: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "embedstream", "produce", str(root), *produce_flags(topics, ledger)]
+    flags = (*produce_flags(topics, ledger), *flags)
+    command = [sys.executable, "-m", "embedstream", "produce", str(root), *flags]
     return subprocess.Popen(
         command, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -259,29 +260,12 @@ def recorded(ledger: Path) -> set[str]:
         return {name for (name,) in connection.execute("SELECT id FROM documents WHERE version IS NOT NULL")}
 
 
-def embeddings(topics: Topics) -> NewestVersions:
-    """Return what a reader of the embeddings makes of all records."""
-    newest = NewestVersions()
-    for message in read_each(topics.bootstrap, topics.embeddings):
-        value, key = message.value(), message.key()
-        if isinstance(value, bytes):
-            newest.add_passage(decode_embedding(value))
-            continue
-        version, source = deletion_version(headers(message)), deletion_source(headers(message))
-        assert isinstance(key, bytes)
-        assert version is not None
-        assert source is not None
-        newest.add_deletion(key.decode(), version, source.offset)
-    return newest
-
-
-def headers(message: Any) -> Any:
-    return message.headers()
-
-
 def kept_by_a_reader(topics: Topics) -> Counter[tuple[str, int, int, str, bytes]]:
     """Return the passages of the newest versions; each must be there once."""
-    kept = Counter(map(_as_told, embeddings(topics).passages()))
+    with NewestVersions() as newest:
+        reader = SnapshotReader(topics.kafka, take_snapshot(topics.kafka), newest)
+        reader.choose()
+        kept = Counter(_as_told(embedding) for _, embedding in reader.passages())
     assert max(kept.values()) == 1
     return kept
 
@@ -303,7 +287,27 @@ def ids_since(topics: Topics, offsets: dict[int, int]) -> set[str]:
     return found
 
 
-WORDS = "the of and to in value labour class history society power state work people land money trade".split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "value",
+    "labour",
+    "class",
+    "history",
+    "society",
+    "power",
+    "state",
+    "work",
+    "people",
+    "land",
+    "money",
+    "trade",
+    "time",
+    "law",
+]
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 They are laid around the seams of the product from outside, when `tests.faults.daemon` starts,
 so the product holds nothing for tests. A point is armed by a file of its name in the daemon's control folder
-that holds an action; the file is taken away by the one who acts on it, and the act is noted in `hits` first.
+that holds an action; the file is taken away by the one who acts on it, and the act is noted in `hits` first
+(but for `during_commit`, which only kills, and tells by that).
 
     kill SECONDS    SIGKILL, after a delay (0 if not named)
     stop            SIGSTOP: the whole process, until it is sent SIGCONT
@@ -44,6 +45,7 @@ class Failpoints:
         self.in_state("-")
 
     def in_state(self, letter: str) -> None:
+        self._letter = letter
         os.pwrite(self._state, letter.encode(), 0)
 
     def take(self, name: str) -> str | None:
@@ -76,19 +78,19 @@ class Failpoints:
             self._act(name, action)
 
     def commit_begins(self) -> None:
-        """Arm a timer that acts while the commit is under way; too late, the next commit gets it."""
+        """Arm a timer that kills while the commit is under way; too late, the next commit gets it."""
         self.in_state("c")
         action = self.take("during_commit")
         if action is not None:
-            threading.Thread(target=self._act_during_commit, args=(action,), daemon=True).start()
+            threading.Thread(target=self._kill_during_commit, args=(action,), daemon=True).start()
 
-    def _act_during_commit(self, action: str) -> None:
-        verb, _, delay = action.partition(" ")
+    def _kill_during_commit(self, action: str) -> None:
+        _, _, delay = action.partition(" ")
         time.sleep(float(delay or 0))
-        if self.peek("state") == "c":
-            self._act("during_commit", verb)
-        else:
-            (self._control / "during_commit").write_text(action)
+        # Nothing in between, not even a note: a commit may take a few milliseconds only.
+        if self._letter == "c":
+            os.kill(os.getpid(), signal.SIGKILL)
+        (self._control / "during_commit").write_text(action)
 
     def _act(self, name: str, action: str) -> None:
         verb, _, delay = action.partition(" ")

@@ -116,7 +116,8 @@ class Daemon:
     def owned(self) -> set[int]:
         """The partitions that it has, as its log tells."""
         partitions: set[int] = set()
-        for event in self.events("consuming", "partitions_assigned", "partitions_revoked", "partitions_lost"):
+        names = ("consuming", "partitions_assigned", "partitions_revoked", "partitions_lost", "expelled")
+        for event in self.events(*names):
             if event["event"] == "consuming":
                 partitions.clear()
             elif event["event"] == "partitions_assigned":
@@ -127,7 +128,13 @@ class Daemon:
 
 
 class Fleet:
-    """The daemons of one group."""
+    """The daemons of one group.
+
+    Attributes:
+        exits: How often a process ended with each code.
+        restarts: The last words of those that asked for a restart.
+        problems: What should not have ended.
+    """
 
     def __init__(
         self,
@@ -142,6 +149,7 @@ class Fleet:
         self.group = topics.documents
         self.daemons: dict[str, Daemon] = {}
         self.exits: Counter[int] = Counter()
+        self.restarts: Counter[str] = Counter()
         self.problems: list[str] = []
         self._topics = topics
         self._folder = folder
@@ -179,6 +187,8 @@ class Fleet:
                 daemon.exits.append(code)
                 daemon.stopped = False
                 self.exits[code] += 1
+                if code in RESTARTED:
+                    self.restarts[daemon.log.splitlines()[-1]] += 1
                 if code not in (*RESTARTED, *ASKED_FOR):
                     self.problems.append(f"{daemon.name} ended with {code}: {daemon.log[-1500:]}")
                 if code > 0 and code not in RESTARTED:

@@ -38,7 +38,7 @@ class Reader:
             }
         )
         self._assigned: set[tuple[str, int]] = set()
-        self._seen: set[tuple[Position, int]] = set()
+        self._seen: dict[tuple[Position, int], str] = {}
         self._positions: set[Position] = set()
         self.done: Counter[int] = Counter()
         self.moved: dict[int, float] = {}
@@ -76,9 +76,10 @@ class Reader:
             position = (record["source"]["partition"], record["source"]["offset"])
             passage = record["passage"]["index"]
             self.passages += 1
-        if (position, passage) in self._seen:
-            self.doubles.append(f"partition {position[0]} offset {position[1]} passage {passage}")
-        self._seen.add((position, passage))
+        place = f"{message.topic()}/{message.partition()}/{message.offset()} at {message.timestamp()[1]}"
+        if self._seen.setdefault((position, passage), place) != place:
+            first = self._seen[position, passage]
+            self.doubles.append(f"{position[0]}/{position[1]} passage {passage}: {first} and {place}")
         if position not in self._positions:
             self._positions.add(position)
             self.done[position[0]] += 1

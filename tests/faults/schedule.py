@@ -6,14 +6,29 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["BROKER_FAULTS", "DATA_FAULTS", "KILLS", "NETWORK_FAULTS", "PROCESS_FAULTS", "Fault", "Pack"]
+__all__ = [
+    "BROKER_FAULTS",
+    "DATA_FAULTS",
+    "KILLS",
+    "NETWORK_FAULTS",
+    "PROCESS_FAULTS",
+    "Fault",
+    "Pack",
+    "family",
+]
 
 KILLS = ("kill", "kill_after_produce", "kill_after_send_offsets", "kill_during_commit", "kill_inside_revoke")
-PROCESS_FAULTS = (*KILLS, "terminate", "zombie", "zombie_in_hand", "zombie_after_produce", "join", "leave")
+PROCESS_FAULTS = (*KILLS, "terminate", "zombie", "zombie_in_hand", "join", "leave")
 DATA_FAULTS = ("slow_encoder", "out_of_memory", "raising", "nan")
-BROKER_FAULTS = ("broker_kill", "broker_freeze")
+BROKER_FAULTS = ("broker_kill", "broker_freeze", "broker_disk_full")
 NETWORK_FAULTS = ("network_cut", "network_slow", "network_half_open")
-HASTY_SHARE = 0.3
+HASTY_SHARE = 0.4
+
+
+def family(kind: str) -> str:
+    """What a kind is, wherever it strikes: all kills are one, and so are all zombies."""
+    name = kind.partition("_")[0]
+    return name if name in ("kill", "zombie") else kind
 
 
 @dataclass(frozen=True)

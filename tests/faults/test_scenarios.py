@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
-from embedstream.kafka import make_admin
+from embedstream.kafka import make_admin, make_consumer
 from tests.brokers import ApacheCluster
 from tests.cli import run_cli
 from tests.faults.failpoints import POINTS
 from tests.faults.fleet import SESSION_SECONDS, TRANSACTION_SECONDS, Daemon
 from tests.faults.harness import BROKER_SETTINGS, PARTITIONS, Harness
+from tests.faults.network import Network, find_toxiproxy
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -23,6 +27,7 @@ CLEANUP_SECONDS = int(BROKER_SETTINGS["transaction.abort.timed.out.transaction.c
 GRACE_SECONDS = 5.0
 HANDOVER_SECONDS = 3.0
 ZOMBIE_ROUNDS = 10
+CUT_OFF_ROUNDS = 4
 ENCODER: dict[str, object] = {"seconds": 0.02, "token_budget": 512}
 # Little enough that what a daemon has queued does not hide how soon it reads its new partitions.
 BACKLOG_RECORDS = 120
@@ -48,6 +53,22 @@ def harness(cluster: ApacheCluster, tmp_path: Path, request: pytest.FixtureReque
         harness.fleet.told(print)
 
 
+def under_both_protocols(
+    cluster: ApacheCluster, folder: Path, scenario: Callable[[Harness, str], None]
+) -> None:
+    """At the same time, since most of a scenario is waiting."""
+
+    def run(protocol: str) -> None:
+        (folder / protocol).mkdir()
+        with Harness(cluster, folder / protocol, seed=1, protocol=protocol, encoder=ENCODER) as harness:
+            harness.backlog_wanted = BACKLOG_RECORDS
+            scenario(harness, protocol)
+
+    with ThreadPoolExecutor() as pool:
+        for each in [pool.submit(run, protocol) for protocol in ("classic", "consumer")]:
+            each.result()
+
+
 def start(harness: Harness, *names: str) -> list[Daemon]:
     """Daemons that share the partitions, with output from each partition."""
     daemons = [harness.fleet.add(name, wanted=False) for name in names]
@@ -69,13 +90,16 @@ def all_move(harness: Harness, moment: float) -> Callable[[], bool]:
     return lambda: len(harness.moved_since(moment)) == PARTITIONS
 
 
-@both_protocols
 @pytest.mark.parametrize("point", POINTS)
 def test_after_kill_9_at_a_failpoint_the_other_daemon_takes_over_in_time(
-    harness: Harness, protocol: str, point: str
+    cluster: ApacheCluster, tmp_path: Path, point: str
 ) -> None:
+    under_both_protocols(cluster, tmp_path, partial(kill_at, point))
+
+
+def kill_at(point: str, harness: Harness, protocol: str) -> None:
     victim, _ = start(harness, "victim", "other")
-    victim.arm(point, "kill 0.01" if point == "during_commit" else "kill")
+    victim.arm(point, "kill 0.002" if point == "during_commit" else "kill")
     if point == "inside_revoke":
         victim.signal(signal.SIGTERM)
     harness.wait(lambda: not victim.running, 20, f"{point} is not hit")
@@ -92,8 +116,11 @@ def test_after_kill_9_at_a_failpoint_the_other_daemon_takes_over_in_time(
     finish(harness)
 
 
-@both_protocols
-def test_a_zombie_with_a_window_in_hand_doubles_nothing(harness: Harness, protocol: str) -> None:
+def test_a_zombie_with_a_window_in_hand_doubles_nothing(cluster: ApacheCluster, tmp_path: Path) -> None:
+    under_both_protocols(cluster, tmp_path, make_zombies)
+
+
+def make_zombies(harness: Harness, protocol: str) -> None:
     zombie, other = start(harness, "zombie", "other")
     for number in range(ZOMBIE_ROUNDS):
         point = ("window_in_hand", "after_produce")[number % 2]
@@ -110,6 +137,45 @@ def test_a_zombie_with_a_window_in_hand_doubles_nothing(harness: Harness, protoc
     dropped = zombie.events("window_dropped") + zombie.events("window_not_delivered")
     print(f"{protocol}: {len(dropped)} windows were not delivered in {ZOMBIE_ROUNDS} rounds")
     assert dropped
+
+
+def test_a_daemon_that_is_cut_off_during_a_rebalance_doubles_nothing(
+    kafka_home: Path, tmp_path: Path
+) -> None:
+    """Then the client learns of its expulsion from the answer to a join, not to a heartbeat."""
+    server = find_toxiproxy()
+    if server is None:
+        pytest.skip("toxiproxy-server is neither on PATH nor in ../shared/tools, and TOXIPROXY is not set")
+    cluster = ApacheCluster(kafka_home, tmp_path / "kafka", settings=BROKER_SETTINGS)
+    with (
+        Network(server, cluster, ("victim", "other", "newcomer")) as network,
+        cluster,
+        Harness(cluster, tmp_path, seed=1, encoder=ENCODER, network=network) as harness,
+    ):
+        harness.backlog_wanted = BACKLOG_RECORDS
+        victim, other = start(harness, "victim", "other")
+        for _ in range(CUT_OFF_ROUNDS):
+            newcomer = harness.fleet.add("newcomer", wanted=False)
+            joins = len(newcomer.events("consuming"))
+            harness.wait(lambda: len(newcomer.events("consuming")) > joins, 30, "")  # noqa: B023
+            # As long as one does not answer, the others wait for the end of the rebalance.
+            other.signal(signal.SIGSTOP)
+            moment = time.monotonic() + SESSION_SECONDS / 2
+            harness.wait(lambda: time.monotonic() > moment, 30, "")  # noqa: B023
+            network.half_open("victim")
+            other.resume()
+            harness.wait(lambda: len(other.owned | newcomer.owned) == PARTITIONS, 60, "nobody takes over")  # noqa: B023
+            moment = time.monotonic()
+            harness.wait(all_move(harness, moment), 60, "what was taken over does not move")
+            network.mend("victim")
+            harness.wait(lambda: len(victim.events("expelled", "partitions_lost")) > 0, 30, "no loss is told")
+            newcomer.signal(signal.SIGTERM)
+            harness.wait(lambda: not newcomer.running, 30, "the newcomer does not end")  # noqa: B023
+            harness.wait(lambda: len(other.owned | victim.owned) == PARTITIONS, 60, "the two do not share")
+            if victim.events("expelled"):
+                break
+        print(Counter(event["event"] for event in victim.events("expelled", "partitions_lost")))
+        finish(harness)
 
 
 @both_protocols
@@ -129,21 +195,64 @@ def test_after_sigterm_another_daemon_goes_on_within_three_seconds(harness: Harn
     finish(harness)
 
 
+@pytest.mark.parametrize("point", [None, "after_send_offsets"])
 def test_a_daemon_that_is_started_again_takes_its_partitions_back_without_a_rebalance(
-    harness: Harness,
+    harness: Harness, point: str | None
 ) -> None:
     victim, other = start(harness, "victim", "other")
     rebalances = ("partitions_assigned", "partitions_revoked", "partitions_lost")
     before, had = other.events(*rebalances), victim.owned
-    victim.signal(signal.SIGKILL)
-    harness.wait(lambda: not victim.running, 10, "SIGKILL does not end it")
+    if point is None:
+        victim.signal(signal.SIGKILL)
+    else:
+        # Its transaction would stay open for seconds: the same transactional id ends it at once.
+        victim.arm(point, "kill")
+    harness.wait(lambda: not victim.running, 10, "it is not killed")
     moment = time.monotonic()
     harness.fleet.add("victim", wanted=False)
     took = harness.wait(lambda: had <= harness.moved_since(moment), 30, "it does not go on")
-    print(f"back after {took:.1f} s")
+    print(f"{point}: back after {took:.1f} s")
     assert took <= HANDOVER_SECONDS
     assert other.events(*rebalances) == before
     finish(harness)
+
+
+def test_a_window_whose_transaction_the_broker_gave_up_is_delivered_again(
+    cluster: ApacheCluster, tmp_path: Path
+) -> None:
+    under_both_protocols(cluster, tmp_path, give_up)
+
+
+def give_up(harness: Harness, _: str) -> None:
+    (daemon,) = start(harness, "daemon")
+    daemon.arm("after_produce", "wait")
+    harness.wait(lambda: daemon.hits()["after_produce"], 20, "after_produce is not hit")
+    given_up = time.monotonic() + TRANSACTION_SECONDS + 2 * CLEANUP_SECONDS
+    harness.wait(lambda: time.monotonic() > given_up, 30, "")
+    daemon.arm("release", "")
+    moment = time.monotonic()
+    harness.wait(all_move(harness, moment), 30, "the daemon does not go on")
+    assert daemon.running
+    assert daemon.events("window_not_delivered")
+    assert not daemon.events("partitions_lost")
+    finish(harness)
+
+
+def test_at_least_once_doubles_what_a_killed_daemon_had_not_committed_and_loses_nothing(
+    cluster: ApacheCluster, tmp_path: Path
+) -> None:
+    with Harness(cluster, tmp_path, seed=1, delivery="at-least-once", encoder=ENCODER) as harness:
+        harness.backlog_wanted = BACKLOG_RECORDS
+        victim, _ = start(harness, "victim", "other")
+        victim.arm("after_produce", "kill")
+        harness.wait(lambda: not victim.running, 20, "after_produce is not hit")
+        moment = time.monotonic()
+        harness.wait(all_move(harness, moment), 60, "the other daemon does not take over")
+        harness.drain()
+        outcome, problems = harness.check()
+        print(outcome.inputs, "records", outcome.embeddings, "passages", outcome.repeated, "came twice")
+        assert not problems
+        assert outcome.repeated > 0
 
 
 @both_protocols
@@ -164,6 +273,26 @@ def test_of_two_daemons_with_one_instance_id_the_older_ends_and_is_not_started_a
     assert newer.running
     assert (older.exits, newer.exits) == ([5], [])
     harness.fleet.problems.clear()
+    finish(harness)
+
+
+def test_a_daemon_that_only_the_group_has_fenced_is_started_again(harness: Harness) -> None:
+    """As by a late join of its own: nobody has its transactional id."""
+    daemon = harness.fleet.add("daemon")
+    harness.wait(all_move(harness, 0.0), 60, "not all partitions move")
+    ghost = make_consumer(
+        harness.topics.kafka,
+        group_id=harness.fleet.group,
+        group_instance_id="daemon",
+        partition_assignment_strategy="cooperative-sticky",
+    )
+    ghost.subscribe([harness.topics.documents])
+    harness.wait(lambda: ghost.poll(0.0) or daemon.exits, 30, "the daemon is not fenced")
+    harness.wait(lambda: daemon.exits, 30, "the daemon does not end")
+    assert daemon.exits == [75]
+    ghost.close()
+    moment = time.monotonic()
+    harness.wait(all_move(harness, moment), 30, "the daemon does not go on")
     finish(harness)
 
 

@@ -2,92 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from embedstream.broker import ends_with_parent
-from embedstream.kafka import make_admin, make_producer
-from embedstream.offsets import committed_offsets
-from schemas.deletion import deletion_headers
+from embedstream.kafka import make_admin
 from schemas.wire import encode_document
 from tests.brokers import free_ports
-from tests.cli import clean_environment, run_cli
+from tests.cli import run_cli
+from tests.consuming import committed, documents, outcome, send
 from tests.hash_encoder import DIM
 from tests.kafka import Topics, read_all, wait_until
-from tests.oracle import Outcome, check_exactly_once, decode
+from tests.oracle import decode
 from tests.unit.consumer.items import a_document
 
 Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def hash_daemon(topics: Topics, tmp_path: Path) -> Iterator[Start]:
-    """Starts `consume` with the hash encoder; what still runs at the end is killed."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*flags: str, **encoder: object) -> subprocess.Popen[bytes]:
-        log = (tmp_path / f"daemon-{len(started)}.log").open("wb")
-        environment = clean_environment({"HASH_ENCODER": json.dumps(encoder)})
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        own = [*topics.flags, "--metrics-port", "-1", "--group", topics.documents]
-        command = [sys.executable, "-m", "tests.hash_encoder", *own, *flags]
-        process = subprocess.Popen(
-            ends_with_parent(command, signal.SIGKILL),
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-    for path in sorted(tmp_path.glob("daemon-*.log")):
-        print(path.name, path.read_text(), sep="\n")
-
-
-def send(topics: Topics, values: list[bytes | None], partitions: int = 3) -> None:
-    producer = make_producer(topics.kafka)
-    for number, value in enumerate(values):
-        headers = deletion_headers(1) if value is None else []
-        producer.produce(topics.documents, value, b"key", partition=number % partitions, headers=headers)  # type: ignore[arg-type]
-    assert producer.flush(30) == 0
-
-
-def documents(count: int, words: int = 30) -> list[bytes | None]:
-    made: list[bytes | None] = []
-    for number in range(count):
-        text = " ".join(f"word{number} number{each}." for each in range(words))
-        document = a_document(offset=number).document.model_copy(update={"content": text})
-        made.append(encode_document(document))
-    return made
-
-
-def committed(topics: Topics) -> dict[int, int]:
-    found = committed_offsets(topics.kafka, topics.documents, topics.documents, range(3))
-    return {partition: each.offset for partition, each in found.items()}
-
-
-def outcome(topics: Topics) -> Outcome:
-    offsets = committed(topics)
-    return check_exactly_once(
-        read_all(topics.bootstrap, topics.documents),
-        read_all(topics.bootstrap, topics.embeddings),
-        read_all(topics.bootstrap, topics.dead_letters),
-        offsets,
-    )
 
 
 def verified(topics: Topics) -> bool:

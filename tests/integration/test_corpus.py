@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
 from embedstream.offsets import committed_offsets
+from embedstream.search import encode_questions
 from tests.brokers import REPOSITORY, BrokerHandle
 from tests.cli import run_cli, start_cli
 from tests.kafka import Topics, make_topics, read_all, wait_until
@@ -98,6 +101,25 @@ def embeddings(job: Job) -> list[dict[str, Any]]:
     return [decode("embedding", message.value() or b"") for message in messages]
 
 
+@pytest.fixture(scope="module")
+def exported(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Parquet export that was killed half-way and started again."""
+    to = tmp_path_factory.mktemp("export") / "vectors"
+    manifest = to / "manifest.json"
+    command = ["export", "--to", str(to), *job.topics.flags, "--rows-per-file", "500", "--json"]
+    killed = start_cli(*command, log=to.parent / "killed.log")
+    try:
+        wait_until(lambda: manifest.exists() and json.loads(manifest.read_text())["files"], 120)
+    finally:
+        killed.kill()
+        killed.wait()
+    assert not json.loads(manifest.read_text())["complete"], "killed too late to show anything"
+    done = run_cli(*command)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["resumed"]
+    return to
+
+
 def test_every_passage_is_there_exactly_once(job: Job, files: list[dict[str, Any]]) -> None:
     found = check_exactly_once(
         read_all(job.topics.bootstrap, job.topics.documents),
@@ -176,3 +198,46 @@ def test_author_title_and_date_are_in_the_metadata(
         source = by_hash[each["content_hash"][:16]]
         for name in ("title", "author", "date"):
             assert each["metadata"].get(name, "") == str(source.get(name) or "")
+
+
+def test_an_export_holds_the_same_vectors_bit_for_bit_for_pyarrow_and_for_duckdb(
+    exported: Path, embeddings: list[dict[str, Any]]
+) -> None:
+    wanted = {each["id"]: np.array(each["vector"], np.float32).tobytes() for each in embeddings}
+    table = pq.read_table(exported)
+    assert table.num_rows == len(wanted) == len(embeddings)
+    rows = zip(table["id"].to_pylist(), table["vector"].to_pylist(), strict=True)
+    assert {name: np.array(vector, np.float32).tobytes() for name, vector in rows} == wanted
+    query = "SELECT id, vector FROM read_parquet(?)"
+    found = duckdb.execute(query, [f"{exported}/*.parquet"]).fetchall()
+    assert len(found) == len(wanted)
+    assert {name: np.array(vector, np.float32).tobytes() for name, vector in found} == wanted
+
+
+def test_the_nearest_passages_are_the_same_from_the_topic_the_export_and_a_comparison_in_duckdb(
+    job: Job, exported: Path, embeddings: list[dict[str, Any]]
+) -> None:
+    flags = ["--top", "10", "--model", MODEL, "--json"]
+    for question in ("What determines the value of a commodity?", "Who led the strike?"):
+        found = []
+        for where in (job.topics.flags, ["--in", str(exported)]):
+            done = run_cli("search", question, *where, *flags)
+            assert done.returncode == 0, done.stderr
+            found.append(json.loads(done.stdout)["passages"])
+        assert found[0] == found[1]
+        [vector] = encode_questions(MODEL, [question], 384)
+        query = """
+            SELECT document_id, start_char, list_inner_product(vector::DOUBLE[], ?::DOUBLE[]) AS score
+            FROM read_parquet(?) ORDER BY round(score, 6) DESC, document_id, start_char LIMIT 10
+        """
+        nearest = duckdb.execute(query, [vector.tolist(), f"{exported}/*.parquet"]).fetchall()
+        assert [(hit["document"], hit["start_char"]) for hit in found[0]] == [row[:2] for row in nearest]
+        np.testing.assert_allclose([hit["score"] for hit in found[0]], [row[2] for row in nearest], atol=1e-5)
+
+
+def test_search_refuses_a_model_that_did_not_make_the_vectors(exported: Path) -> None:
+    done = run_cli("search", "Anything?", "--in", exported, "--model", MODEL, "--max-tokens", "128")
+    assert done.returncode == 78, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert f"is not what made these vectors: that was {MODEL}" in line
+    assert "Traceback" not in done.stderr

@@ -21,7 +21,7 @@ def test_a_producer_killed_ten_times_sends_everything_and_next_to_nothing_twice(
     print(f"seed {seed}")
     topics = make_topics(kafka_broker.bootstrap)
     # At full speed one run would send them all before it can be killed.
-    found = kill_and_resume(topics, tmp_path, 6000, 10, seed, "--rate", "60KB")
+    found = kill_and_resume(topics, tmp_path, 6000, 10, seed, "--rate", "100KB")
     print(found)
     assert len(found["killed_at"]) == 10
     assert len(set(found["killed_at"])) > 5, "most of the kills hit nothing"

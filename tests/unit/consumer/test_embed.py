@@ -38,7 +38,7 @@ def run(encoder: HashEncoder, *windows: Window, metrics: Metrics | None = None) 
     for window in windows:
         waiting.put(window)
     waiting.close()
-    Embedder(waiting, done, encoder, metrics or Metrics(), stopping=lambda: False).run()
+    Embedder(waiting, done, encoder, metrics or Metrics(), stopping=lambda: False, moved=lambda: None).run()
     found = []
     with pytest.raises(Closed):
         while (each := done.get(0)) is not None:
@@ -91,7 +91,7 @@ def test_out_of_memory_halves_the_budget_for_the_next_window_too_and_it_grows_ba
     for window in windows:
         waiting.put(window)
     waiting.close()
-    embedder = Embedder(waiting, done, encoder, metrics, stopping=lambda: False)
+    embedder = Embedder(waiting, done, encoder, metrics, stopping=lambda: False, moved=lambda: None)
     embedder.run()
     splits = metrics.registry.get_sample_value("embedstream_oom_splits_total")
     assert splits is not None
@@ -105,7 +105,9 @@ def test_the_rate_is_measured() -> None:
     done: BoundedQueue[EmbeddedWindow] = BoundedQueue(1)
     waiting.put(Window(1, (a_document(lengths=(50,)),), 0))
     waiting.close()
-    embedder = Embedder(waiting, done, HashEncoder(seconds=0.05), Metrics(), stopping=lambda: False)
+    embedder = Embedder(
+        waiting, done, HashEncoder(seconds=0.05), Metrics(), stopping=lambda: False, moved=lambda: None
+    )
     assert embedder.tokens_per_second() is None
     embedder.run()
     rate = embedder.tokens_per_second()

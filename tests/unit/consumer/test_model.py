@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from consumer import model as model_module
+from consumer import device as device_module
 from consumer.encoder import Encoder
 from consumer.model import load_encoder
+from consumer.token_budget import CPU_BUDGETS
 from embedstream.errors import ConfigError
 from embedstream.settings import EncoderSettings
 from tests.models import save_bert
@@ -57,6 +58,25 @@ def test_the_window_is_the_models_own_unless_another_is_asked_for(
     assert encoder.info.max_tokens == window
     [split] = encoder.splitter.split_many(["dog " * 500])
     assert len(split.passages[0].token_ids) == window
+
+
+def test_a_model_with_positions_beyond_its_window_says_which_it_is(tmp_path: Path) -> None:
+    """As all-MiniLM-L12-v2: 512 positions, and a window of 128 in a file of sentence-transformers."""
+    folder = save_bert(tmp_path, positions=512)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 128, "do_lower_case": false}')
+    assert loaded(folder).info.max_tokens == 128
+    assert loaded(folder, max_tokens=512).info.max_tokens == 512
+    with pytest.raises(ConfigError, match=r"encoder\.max_tokens = 513 is beyond the 512 positions"):
+        loaded(folder, max_tokens=513)
+
+
+def test_a_model_without_a_tokenizer_is_one_line(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (copy / name).unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match="has no tokenizer") as raised:
+        loaded(copy)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +129,7 @@ def test_a_cpu_runs_bf16_where_it_has_it(
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(flags)
-    monkeypatch.setattr(model_module, "CPU_INFO", cpuinfo)
+    monkeypatch.setattr(device_module, "CPU_INFO", cpuinfo)
     assert loaded(folder).info.precision == precision
 
 
@@ -132,13 +152,14 @@ def test_documents_get_the_prompt_for_documents_and_never_that_for_queries(
 
 def test_the_budget_asked_for_is_taken(folder: Path) -> None:
     assert loaded(folder, token_budget=99).token_budget == 99
-    assert loaded(folder).token_budget == 2048
+    assert loaded(folder).token_budget in CPU_BUDGETS
 
 
 @pytest.mark.gpu
-def test_a_gpu_runs_fp16(folder: Path) -> None:
-    encoder = loaded(folder, device="auto")
-    assert (encoder.info.precision, encoder.info.device, encoder.token_budget) == ("fp16", "cuda", 16_384)
+def test_a_gpu_runs_fp16_without_padding(folder: Path) -> None:
+    info = loaded(folder, device="auto").info
+    assert (info.precision, info.device, info.layout, info.attention) == ("fp16", "cuda", "packed", "varlen")
+    assert info.refused == ""
 
 
 def test_importing_does_not_import_torch() -> None:

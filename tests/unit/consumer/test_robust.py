@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from consumer.encoder import Encoder, ModelInfo, OutOfMemory
+from consumer.encoder import Encoder, ModelInfo, OutOfMemory, PipelinedEncoder
 from consumer.records import Failure
 from consumer.robust import Stopped, encode_passages
 from consumer.split import Splitter
@@ -181,3 +181,73 @@ def test_a_broken_device_is_not_blamed_on_the_passages() -> None:
     encoder: Encoder = Broken()
     with pytest.raises(TryAgainError):
         encode_passages(encoder, passages(4, 4), stop=go_on)
+
+
+@dataclass
+class Pipelined(SpyEncoder):
+    """Works on `in_flight` batches that share the memory, and fails when a batch is asked for, or begun."""
+
+    in_flight: int = 3
+    fails_late: bool = False
+    flying: list[int] = field(default_factory=list)
+    most: int = 0
+
+    def submit(self, batch: Sequence[Ids]) -> Flight:
+        tokens = len(batch) * max(len(ids) for ids in batch)
+        if not self.fails_late and sum(self.flying) + tokens > self.fits:
+            raise OutOfMemory("too little memory")
+        self.flying.append(tokens)
+        self.most = max(self.most, len(self.flying))
+        return Flight(self, batch, tokens)
+
+
+@dataclass
+class Flight:
+    encoder: Pipelined
+    batch: Sequence[Ids]
+    tokens: int
+
+    def result(self) -> NDArray[np.float32]:
+        held = sum(self.encoder.flying)
+        assert self.encoder.flying.pop(0) == self.tokens, "the oldest is asked for first"
+        if held > self.encoder.fits:
+            raise OutOfMemory("too little memory")
+        return self.encoder.encode(self.batch)
+
+
+def test_batches_are_begun_before_earlier_ones_are_done() -> None:
+    encoder = Pipelined(token_budget=8)
+    assert isinstance(encoder, PipelinedEncoder)
+    outcomes, _ = encode_passages(encoder, passages(*[8] * 10), stop=go_on)
+    assert [told(outcome) for outcome in outcomes] == list(range(10))
+    assert encoder.most == 3
+    assert not encoder.flying
+
+
+@given(
+    st.lists(st.integers(1, 40), max_size=40),
+    st.sets(st.integers(0, 39)),
+    st.integers(40, 200),
+    st.booleans(),
+)
+def test_what_fails_in_flight_costs_itself_alone(
+    lengths: list[int], bad: set[int], fits: int, fails_late: bool
+) -> None:
+    """Every passage fits when it is alone: none may be given up because of others in flight."""
+    encoder = Pipelined(fits=fits, bad=frozenset(bad), fails_late=fails_late)
+    outcomes, _ = encode_passages(encoder, passages(*lengths), stop=go_on)
+    for index, outcome in enumerate(outcomes):
+        if index in bad:
+            assert isinstance(outcome, Failure)
+            assert outcome.reason is Reason.ENCODE_FAILED
+        else:
+            assert told(outcome) == index
+    assert not encoder.flying
+
+
+def test_a_packed_batch_counts_its_own_tokens() -> None:
+    encoder = SpyEncoder(info=replace(INFO, layout="packed"))
+    _, stats = encode_passages(encoder, passages(50, 7, 7, 40), stop=go_on)
+    assert [len(batch) for batch in encoder.seen] == [1, 3]
+    assert [batch.padded_tokens for batch in stats.batches] == [50, 54]
+    assert stats.padding == 0.0

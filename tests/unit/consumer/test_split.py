@@ -56,6 +56,20 @@ def check(text: str, result: Split, window: int) -> None:
         assert passage.token_count == len(passage.token_ids)
 
 
+@pytest.mark.parametrize("window", [128, 256, 512])
+def test_the_passages_of_long_documents_are_nearly_full(window: int) -> None:
+    texts = corpus_texts(every=6)
+    if not texts:
+        pytest.skip("no corpus beside the checkout")
+    fills = []
+    for each in splitter(window=window).split_many(texts):
+        counts = [passage.token_count for passage in each.passages]
+        if sum(counts) > 2 * window:
+            fills += [count / window for count in counts]
+    assert len(fills) > 100
+    assert np.mean(fills) >= 0.85
+
+
 # What makes cutting hard: marks, emoji of several characters, other scripts, what becomes no token.
 HARD = st.lists(
     st.sampled_from(

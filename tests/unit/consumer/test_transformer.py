@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from consumer.encoder import Encoder, OutOfMemory
+from consumer.encoder import Encoder, OutOfMemory, PipelinedEncoder
 from consumer.model import load_encoder
 from consumer.transformer import TransformerEncoder
 from embedstream.errors import TryAgainError
 from embedstream.settings import EncoderSettings
-from tests.models import save_bert, save_roberta, short_texts
+from tests.models import save_bert, save_modernbert, save_roberta, short_texts
 
 MODELS: dict[str, Callable[[Path], Path]] = {
     "bert mean": lambda folder: save_bert(folder, "mean"),
@@ -30,7 +30,11 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     ),
     "roberta mean": lambda folder: save_roberta(folder, "mean"),
     "roberta cls": lambda folder: save_roberta(folder, "cls"),
+    "modernbert mean": lambda folder: save_modernbert(folder, "mean"),
+    "modernbert cls": lambda folder: save_modernbert(folder, "cls"),
 }
+# Tokens of a text; with the special ones, the last of these fill a window of 512.
+LENGTHS = (1, 2, 125, 126, 127, 128, 129, 508, 509, 510)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -38,8 +42,10 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return MODELS[request.param](tmp_path_factory.mktemp("model"))
 
 
-def loaded(folder: Path, **settings: Any) -> Encoder:
-    return load_encoder(EncoderSettings(model=str(folder), device="cpu", **settings))
+def loaded(folder: Path, **settings: Any) -> PipelinedEncoder:
+    encoder = load_encoder(EncoderSettings(model=str(folder), device="cpu", **settings))
+    assert isinstance(encoder, PipelinedEncoder)
+    return encoder
 
 
 def ids_of(encoder: Encoder, texts: list[str]) -> list[NDArray[np.int32]]:
@@ -102,6 +108,36 @@ def test_truncated_vectors_are_unit_vectors_again(folder: Path) -> None:
     assert short.info.dim == 16
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_texts_of_every_length_have_their_vectors(tmp_path: Path, pooling: str, precision: str) -> None:
+    folder = save_bert(tmp_path, pooling, positions=512)
+    encoder = loaded(folder, precision=precision)
+    texts = [" ".join(("cat", "dog", "tree")[i * i % 3] for i in range(length)) for length in LENGTHS]
+    ids = ids_of(encoder, texts)
+    assert [len(each) for each in ids] == [length + 2 for length in LENGTHS]
+    expected = oracle(folder, encoder, texts)
+    assert lowest_cosine(encoder.encode(ids), expected) > {"fp32": 0.999999, "bf16": 0.9998}[precision]
+
+
+def test_one_enormous_and_many_tiny_passages_go_together(tmp_path: Path) -> None:
+    encoder = loaded(save_bert(tmp_path, positions=512), precision="fp32")
+    ids = ids_of(encoder, ["dog " * 510, *short_texts(), *["cat"] * 500])
+    alone = np.concatenate([encoder.encode([each]) for each in ids[:40]])
+    assert np.allclose(encoder.encode(ids)[:40], alone, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_a_passage_of_8192_tokens_has_its_vector(tmp_path: Path) -> None:
+    folder = save_modernbert(tmp_path)
+    encoder = loaded(folder, precision="fp32")
+    assert (encoder.info.max_tokens, encoder.info.layout) == (8192, "padded")
+    texts = [" ".join(("cat", "dog", "tree")[i * i % 3] for i in range(length)) for length in (8190, 3, 600)]
+    ids = ids_of(encoder, texts)
+    assert [len(each) for each in ids] == [8192, 5, 602]
+    assert lowest_cosine(encoder.encode(ids), oracle(folder, encoder, texts)) > 0.999999
+
+
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bert(tmp_path_factory.mktemp("bert"))
@@ -109,6 +145,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_passages_give_no_vectors(bert: Path) -> None:
     encoder = loaded(bert, precision="fp32")
+    assert encoder.submit([]).result().shape == (0, encoder.info.dim)
     assert encoder.encode([]).shape == (0, encoder.info.dim)
 
 
@@ -147,15 +184,10 @@ def test_every_kind_of_too_little_memory_is_told(
 
 
 def test_memory_that_really_runs_out_is_told(bert: Path) -> None:
-    encoder = loaded(bert, precision="fp32")
-
-    # 160 tokens for each of a billion passages, which share one array.
-    class Many(list[NDArray[np.int32]]):
-        def __len__(self) -> int:
-            return 10**12
-
+    model = loaded(bert, precision="fp32")
+    encoder = TransformerEncoder(lambda _: torch.empty(10**15), model.info, model.splitter, 16)
     with pytest.raises(OutOfMemory):
-        encoder.encode(Many([np.full(160, 2000, dtype=np.int32)]))
+        encoder.encode([np.array([101, 102], dtype=np.int32)])
 
 
 def test_a_broken_gpu_asks_for_a_new_process(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,4 +207,47 @@ def failing(bert: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> En
 
     encoder = loaded(bert, precision="fp32")
     monkeypatch.setattr(TransformerEncoder, "_vectors", fail)
+    return encoder
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "lowest"), [("fp16", 0.9999), ("bf16", 0.9998), ("fp32", 0.99999)])
+def test_a_gpu_gives_the_oracles_vectors(folder: Path, precision: str, lowest: float) -> None:
+    encoder = on_gpu(folder, precision=precision)
+    ids = ids_of(encoder, first_passages(encoder, short_texts()))
+    exact = loaded(folder, precision="fp32").encode(ids)
+    assert lowest_cosine(encoder.encode(ids), exact) >= lowest
+    alone = np.concatenate([encoder.encode([each]) for each in ids])
+    assert lowest_cosine(alone, exact) >= lowest
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_submitting_to_a_gpu_never_waits_for_it(tmp_path: Path, pooling: str) -> None:
+    encoder = on_gpu(save_bert(tmp_path, pooling))
+    assert encoder.info.refused == ""
+    ids = ids_of(encoder, first_passages(encoder, short_texts()))
+    batches = [ids[:8], ids[8:9], ids[9:]]
+    expected = [encoder.encode(batch) for batch in batches]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pending = [encoder.submit(batch) for batch in batches]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for each, vectors in zip(pending, expected, strict=True):
+        assert np.allclose(each.result(), vectors, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_compiled_code_on_a_gpu_gives_the_same_vectors(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path)
+    plain, compiled = on_gpu(folder), on_gpu(folder, compile=True)
+    assert (compiled.info.compiled, compiled.info.refused) == (True, "")
+    ids = ids_of(plain, first_passages(plain, short_texts()))
+    assert lowest_cosine(compiled.encode(ids), plain.encode(ids)) > 0.9999
+
+
+def on_gpu(folder: Path, **settings: Any) -> PipelinedEncoder:
+    encoder = load_encoder(EncoderSettings(model=str(folder), device="cuda", token_budget=4096, **settings))
+    assert isinstance(encoder, PipelinedEncoder)
     return encoder

@@ -1,0 +1,70 @@
+"""What the commands share: options of the same name and meaning, settings with flags, and reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Annotated, Any
+
+import typer
+
+from embedstream.settings import Loaded, load_with_sources
+
+__all__ = [
+    "DeadLetters",
+    "Documents",
+    "Embeddings",
+    "Exclude",
+    "Exit",
+    "Group",
+    "Include",
+    "Json",
+    "Servers",
+    "load",
+    "print_json",
+    "report",
+]
+
+Servers = Annotated[str | None, typer.Option("--bootstrap-servers", help="Kafka brokers, HOST:PORT,...")]
+Documents = Annotated[str | None, typer.Option("--documents-topic", help="Topic of the documents.")]
+Embeddings = Annotated[str | None, typer.Option("--embeddings-topic", help="Topic of the embeddings.")]
+DeadLetters = Annotated[str | None, typer.Option("--dead-letters-topic", help="Topic of what failed.")]
+Group = Annotated[str | None, typer.Option("--group", help="Consumer group.")]
+Include = Annotated[
+    list[str] | None, typer.Option("--include", help="Only files that this glob matches; repeatable.")
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", help="Not what this glob matches; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
+
+
+class Exit(IntEnum):
+    """Exit codes that no error type carries."""
+
+    DONE = 0
+    FINDING = 1
+
+
+def load(context: typer.Context, **flags: object) -> Loaded:
+    """The settings with this command's flags; `kafka__documents_topic` is kafka.documents_topic."""
+    from embedstream.logs import configure
+
+    configure()
+    return load_with_sources(context.obj, {k.replace("__", "."): v for k, v in flags.items()})
+
+
+def report(document: Any, lines: Iterable[str], as_json: bool) -> None:
+    """The same finding for a program or for a person."""
+    if as_json:
+        print_json(document)
+    else:
+        for line in lines:
+            print(line)
+
+
+def print_json(document: Any) -> None:
+    """Prints the one document of `--json`."""
+    print(json.dumps(document, ensure_ascii=False))

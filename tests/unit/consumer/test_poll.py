@@ -1,0 +1,75 @@
+"""What the poller makes of a member id; Kafka's own part is in the integration and fault tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import TopicPartition
+
+from consumer.ownership import Ownership
+from consumer.poll import Poller
+from consumer.queues import BoundedQueue
+from embedstream.metrics import Metrics
+
+KEPT, NEW = ("documents", 1), ("documents", 2)
+
+
+class Member:
+    """As much of a consumer as the group's callbacks ask for."""
+
+    def __init__(self) -> None:
+        self.name = "first"
+        self.callbacks: dict[str, Any] = {}
+
+    def subscribe(self, _: list[str], **callbacks: Any) -> None:
+        self.callbacks = callbacks
+
+    def memberid(self) -> str:
+        return self.name
+
+    def consumer_group_metadata(self) -> str:
+        return f"metadata of {self.name}"
+
+    def assigned(self, *partitions: tuple[str, int]) -> None:
+        self.callbacks["on_assign"](self, [TopicPartition(*each) for each in partitions])
+
+
+def joined() -> tuple[Member, Ownership, Poller]:
+    """A member that was assigned a partition."""
+    member, ownership = Member(), Ownership()
+    poller = Poller(
+        member,  # type: ignore[arg-type]
+        "documents",
+        BoundedQueue(1),
+        ownership,
+        Metrics(),
+        revoke_seconds=0.0,
+        max_poll_seconds=1.0,
+    )
+    poller.subscribe()
+    member.assigned(KEPT)
+    return member, ownership, poller
+
+
+def test_a_partition_is_kept_when_the_same_member_is_assigned_another() -> None:
+    member, ownership, _ = joined()
+    number = ownership.number(KEPT)
+    member.assigned(NEW)
+    assert ownership.number(KEPT) == number
+    assert ownership.partitions == {KEPT, NEW}
+
+
+def test_a_partition_that_was_kept_under_another_member_id_is_withdrawn() -> None:
+    member, ownership, _ = joined()
+    member.name = "second"
+    member.assigned(NEW)
+    assert ownership.partitions == {NEW}
+
+
+def test_a_transaction_finds_out_first_that_the_member_id_has_changed() -> None:
+    member, ownership, poller = joined()
+    assert poller.group_metadata(member) == "metadata of first"  # type: ignore[arg-type]
+    assert ownership.partitions == {KEPT}
+    member.name = "second"
+    poller.group_metadata(member)  # type: ignore[arg-type]
+    assert not ownership.partitions
