@@ -153,20 +153,17 @@ class Changes(Everything):
         prefix = len(batch.folder)
         names = [found.relative[prefix:] for found in batch.files]
         known = self._ledger.files(folder, names)
+        rules = None if self._rehash else self._rules
         unread, numbers, refusals = [], [], []
         for name, found in zip(names, batch.files, strict=True):
             row = known.get(name)
-            number = self._ledger.new_file() if row is None else row.id
+            number = self._ledger.new_file() if row is None else row[3]
             numbers.append(number)
-            if (
-                row is not None
-                and not self._rehash
-                and (row.size, row.mtime_ns, row.rules) == (found.size, found.mtime_ns, self._rules)
-            ):
+            if row is not None and row[:3] == (found.size, found.mtime_ns, rules):
                 self.unchanged_files += 1
                 self.unchanged_bytes += found.size
-                if row.refusals is not None:
-                    refusals += _from_json(row.refusals)
+                if row[4] is not None:
+                    refusals += _from_json(row[4])
                 continue
             self._files[number] = _OpenFile(folder, name, found, is_written=row is not None)
             unread.append(FileToRead(number, found))
@@ -178,10 +175,10 @@ class Changes(Everything):
         prefix = len(batch.folder)
         named = {found.relative[prefix:]: found for found in batch.files}
         found = []
-        for name, row in self._ledger.files(folder, list(named)).items():
-            if row.id in wanted:
-                self._files[row.id] = _OpenFile(folder, name, named[name], is_written=True)
-                found.append(FileToRead(row.id, named[name]))
+        for name, (_, _, _, number, _) in self._ledger.files(folder, list(named)).items():
+            if number in wanted:
+                self._files[number] = _OpenFile(folder, name, named[name], is_written=True)
+                found.append(FileToRead(number, named[name]))
         return found
 
     def gone(self, deletion: Deletion, version: int) -> None:
@@ -200,13 +197,18 @@ class Changes(Everything):
         if self._skip_duplicates:
             contents = self._ledger.sent_contents([each.content_hash for each in documents])
         for document in documents:
-            known = places.get(document.id, ())
-            if self._is_settled(document, known, contents.get(document.content_hash)):
-                continue
-            self._files[document.file].open += 1
-            if any(each.file != document.file for each in known) or document.id in self._sent:
-                self._moved.add(document.id)
-            yield ToSend(document, self._last_version(document.id, known))
+            document_id, file, _, content_hash, *_ = document
+            known = places.get(document_id, ())
+            twin = self._sent_contents.get(content_hash) or contents.get(content_hash)
+            above = self._ledger.highest_version
+            if known or twin or document_id in self._sent:
+                if self._is_settled(document, known, twin if self._skip_duplicates else None):
+                    continue
+                if any(each.file != file for each in known) or document_id in self._sent:
+                    self._moved.add(document_id)
+                above = self._last_version(document_id, known)
+            self._files[file].open += 1
+            yield ToSend(document, above)
 
     def sent(self, document: PreparedDocument, version: int) -> None:
         """Note that a document is on its way, so that its like is not sent too."""
@@ -283,7 +285,6 @@ class Changes(Everything):
             current = pending
             if pending.file == file:
                 here = pending
-        twin = self._sent_contents.get(content_hash, twin) if self._skip_duplicates else None
         version = None
         if here is not None and here.same_as(content_hash, metadata_hash):
             if here is pending:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from producer.refusals import Reason, RefusedError
@@ -44,9 +43,8 @@ _HEX_PREFIX = re.compile(r"[0-9a-fA-F]{16,64}")
 _JSON = json.JSONEncoder(ensure_ascii=False)
 
 
-@dataclass(frozen=True, slots=True)
-class RawDocument:
-    """What a source found, before anything about it was checked.
+class RawDocument(NamedTuple):
+    """What a source found, before anything about it was checked; a tuple, since there are millions.
 
     Attributes:
         content: The text, or whatever stands in its place; `MISSING` where nothing does.
@@ -68,8 +66,7 @@ class RawDocument:
         return self.source if self.line is None else f"{self.source}:{self.line}"
 
 
-@dataclass(frozen=True, slots=True)
-class ReadDocument:
+class ReadDocument(NamedTuple):
     """A document that can be sent.
 
     Attributes:

@@ -69,7 +69,12 @@ def _translated(part: str) -> str:
         negated = part[1] == "!"
         inside = part[2 if negated else 1 : -1].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
         inside = inside.replace("&&", "&\\&").replace("||", "|\\|").replace("~~", "~\\~").replace("]", "\\]")
-        return f"(?!/)[{'^' if negated else ''}{inside}]"
+        expression = f"(?!/)[{'^' if negated else ''}{inside}]"
+        try:
+            re.compile(expression)
+        except re.error:  # an empty set, or a range that ends before it begins: no set
+            return re.escape(part)
+        return expression
     return re.escape(part)
 
 

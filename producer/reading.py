@@ -17,7 +17,7 @@ from producer.walk import FoundFile
 
 __all__ = ["Chunk", "FileToRead", "Task", "read_task"]
 
-_CHUNK_BYTES = 256 * 1024
+_CHUNK_BYTES = 512 * 1024
 _CHUNK_DOCUMENTS = 500
 _MAX_MESSAGE_CHARS = 500
 
@@ -53,7 +53,7 @@ class Chunk:
 
 
 def read_task(task: Task, rules: ReadingRules) -> Iterator[Chunk]:
-    """Yield all of a task in chunks of a quarter of a megabyte; the last one, which may be empty, says so."""
+    """Yield all of a task in chunks of half a megabyte; the last one, which may be empty, says so."""
     settings = rules.settings
     chunk = Chunk()
     size = 0

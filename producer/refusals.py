@@ -175,4 +175,4 @@ def _one_line(text: str) -> str:
 
 def printable(path: str) -> str:
     r"""Return a path as text that UTF-8 can hold: bytes of a name that are not UTF-8 become `\xNN`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -91,8 +91,8 @@ class Sender:
             partitioner="murmur2_random",
             linger_ms=50,
             # One thread compresses all that goes to a broker. On real texts level 3, zstd's own choice, takes
-            # a third more of its time and saves a seventh of the bytes.
-            compression_level=1,
+            # a quarter more time for a twentieth less bytes (198 and 253 MB/s, ratios of 2.99 and 2.86).
+            compression_level=2,
             # A batch that the topic doesn't take would fail all its records for being together.
             batch_size=min(_BATCH_BYTES, self._max_message_bytes - _FRAMING_BYTES),
             message_max_bytes=self._max_message_bytes,
@@ -116,7 +116,7 @@ class Sender:
         """
         version = self._versions.next(document.id, above)
         key = document.id.encode()
-        head = before_version(document.id) + version_bytes(version)
+        head = before_version(key) + version_bytes(version)
         largest = max(map(len, document.segments)) + len(head) + len(key) + _FRAMING_BYTES
         if largest > self._max_message_bytes:
             told = f"a record of it takes {largest} bytes, the topic at most {self._max_message_bytes}"
@@ -150,11 +150,11 @@ class Sender:
         """Count a document or deletion whose last delivery report has come."""
         error, item = delivery.error, delivery.item
         if error is None:
-            if isinstance(item, Deletion):
-                self.deletions += 1
-            else:
+            if isinstance(item, PreparedDocument):
                 self.documents += 1
                 self.content_bytes += item.content_bytes
+            else:
+                self.deletions += 1
             self._listener.arrived(item, delivery.version)
         elif error.code() in _RECORD_ERRORS:
             told = f"the broker refused it ({describe_error(error)}): {self._mend}"

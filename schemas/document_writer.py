@@ -1,6 +1,6 @@
 """Document records as bytes, put together from their parts: what `encode_document` writes, much sooner.
 
-    value = before_version("id") + version_bytes(1234) + segment_after_version(...)
+    value = before_version(b"id") + version_bytes(1234) + segment_after_version(...)
 
 The version is left out because it is known last: when a record is about to be sent.
 """
@@ -10,20 +10,16 @@ from __future__ import annotations
 from functools import lru_cache
 
 from schemas.avro import current, fingerprint
-from schemas.avro_bytes import long, string
+from schemas.avro_bytes import long
 
 __all__ = ["before_version", "segment_after_version", "version_bytes"]
 
 _HEADER = b"\xc3\x01" + fingerprint(current("document"))
 
 
-def before_version(document_id: str) -> bytes:
-    """Return what stands before the version in every record of a document.
-
-    Raises:
-        UnicodeEncodeError: The id holds a lone surrogate.
-    """
-    return _HEADER + string(document_id)
+def before_version(key: bytes) -> bytes:
+    """Return what stands before the version in every record of a document, given its id in UTF-8."""
+    return _HEADER + long(len(key)) + key
 
 
 @lru_cache(maxsize=16)

@@ -1,6 +1,6 @@
 """The producer into Apache Kafka on the same machine: JSON Lines, and small JSON files, then all of it again.
 
-    python -m tests.bench.produce [--megabytes 1000] [--files 50000] [--rounds 3] [--seed 1]
+    python -m tests.bench.produce [--megabytes 1000] [--files 50000] [--readers N] [--rounds 3] [--seed 1]
 
 The corpus is cut from real texts and just written, so that it lies in the page cache. CPU times are of all
 the processes: on a machine that does other things as well they say more than the clock does.
@@ -58,7 +58,9 @@ def make_files(folder: Path, count: int, chance: random.Random) -> None:
         (shard / f"document-{number:07}.json").write_text(json.dumps(document, ensure_ascii=False))
 
 
-def compare(bootstrap: str, broker: psutil.Process, path: Path, state: Path) -> dict[str, Any]:
+def compare(
+    bootstrap: str, broker: psutil.Process, path: Path, state: Path, readers: int | None = None
+) -> dict[str, Any]:
     """Send a corpus into a topic of its own, and then again with the ledger of the first run.
 
     Returns:
@@ -71,6 +73,7 @@ def compare(bootstrap: str, broker: psutil.Process, path: Path, state: Path) -> 
             "kafka.bootstrap_servers": bootstrap,
             "kafka.documents_topic": topics.documents,
             "producer.ledger": str(state / topics.documents),
+            "producer.readers": readers,
         }
     )
     before, broker_before = _cpu(), sum(broker.cpu_times()[:2])
@@ -100,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--files", type=int, default=50_000)
+    parser.add_argument("--readers", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -117,7 +121,7 @@ def main() -> None:
             paths.append(folder / "files")
         for _ in range(given.rounds):
             for path in paths:
-                found = compare(cluster.bootstrap, broker, path, folder)
+                found = compare(cluster.bootstrap, broker, path, folder, given.readers)
                 print(json.dumps({"corpus": path.name, **found}), flush=True)
 
 

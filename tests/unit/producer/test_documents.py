@@ -29,7 +29,7 @@ def records(document: ReadDocument, version: int, segment_bytes: int) -> list[Do
     prepared = prepare(document, 0, None, segment_bytes)
     assert prepared.content_hash.hex() == document.content_hash
     assert prepared.metadata_hash == hash_of_metadata(dict(reversed(document.metadata.items())))
-    head = before_version(prepared.id) + version_bytes(version)
+    head = before_version(prepared.id.encode()) + version_bytes(version)
     return [decode_document(head + segment) for segment in prepared.segments]
 
 
