@@ -1,4 +1,4 @@
-"""The producer into Apache Kafka on the same machine: JSON Lines, and small JSON files, then all of it again.
+"""The producer into Apache Kafka on the same machine: JSON Lines and small JSON files, then all of it again.
 
     python -m tests.bench.produce [--megabytes 1000] [--files 50000] [--readers N] [--rounds 3] [--seed 1]
 
@@ -15,7 +15,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,14 +35,21 @@ CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 PARTITIONS = 8
 
 
-def make_lines(path: Path, size: int, chance: random.Random) -> int:
-    """Write documents of 1 to 16 KB, log-uniform, as JSON Lines of `size` bytes; return how many."""
+def make_lines(path: Path, size: int, lengths: Sequence[int], chance: random.Random) -> int:
+    """Write documents as JSON Lines of `size` bytes; return how many.
+
+    Args:
+        path: Of the file.
+        size: In bytes.
+        lengths: Of the documents in characters, drawn from at random.
+        chance: Decides about them.
+    """
     text, written, count = _text(), 0, 0
     with path.open("w") as file:
         while written < size:
-            line = json.dumps(_document(text, count, 1000, 16_000, chance), ensure_ascii=False) + "\n"
-            written += len(line.encode())
-            file.write(line)
+            line = json.dumps(_document(text, count, chance.choice(lengths), chance), ensure_ascii=False)
+            written += len(line.encode()) + 1
+            file.write(line + "\n")
             count += 1
     return count
 
@@ -54,7 +61,7 @@ def make_files(folder: Path, count: int, chance: random.Random) -> None:
         shard = folder / f"shard_{number // 1000:04}"
         if number % 1000 == 0:
             shard.mkdir(parents=True)
-        document = _document(text, number, 500, 4000, chance)
+        document = _document(text, number, _log_uniform(500, 4000, chance), chance)
         (shard / f"document-{number:07}.json").write_text(json.dumps(document, ensure_ascii=False))
 
 
@@ -114,8 +121,15 @@ def main() -> None:
         broker = psutil.Process(cluster.nodes[0].pid)
         paths = []
         if given.megabytes:
-            make_lines(folder / "lines.jsonl", given.megabytes * 1_000_000, random.Random(given.seed))
-            paths.append(folder / "lines.jsonl")
+            chance = random.Random(given.seed)
+            of_kind = {
+                # As long as those of a real archive: 0.8 to 541 KB, 38 KB on average.
+                "archive": [len(content) for content in _contents()],
+                "short": [_log_uniform(1000, 16_000, chance) for _ in range(10_000)],
+            }
+            for kind, lengths in of_kind.items():
+                make_lines(folder / f"{kind}.jsonl", given.megabytes * 1_000_000, lengths, chance)
+                paths.append(folder / f"{kind}.jsonl")
         if given.files:
             make_files(folder / "files", given.files, random.Random(given.seed))
             paths.append(folder / "files")
@@ -125,12 +139,19 @@ def main() -> None:
                 print(json.dumps({"corpus": path.name, **found}), flush=True)
 
 
+def _contents() -> list[str]:
+    return [json.loads(path.read_text())["content"] for path in sorted(CORPUS.glob("*/*.json"))]
+
+
 def _text() -> str:
-    return "\n\n".join(json.loads(path.read_text())["content"] for path in sorted(CORPUS.glob("*/*.json")))
+    return "\n\n".join(_contents())
 
 
-def _document(text: str, number: int, least: int, most: int, chance: random.Random) -> dict[str, str]:
-    size = int(least * (most / least) ** chance.random())
+def _log_uniform(least: int, most: int, chance: random.Random) -> int:
+    return int(least * (most / least) ** chance.random())
+
+
+def _document(text: str, number: int, size: int, chance: random.Random) -> dict[str, str]:
     start = chance.randrange(len(text) - size)
     return {
         "content": f"{number}. {text[start : start + size]}",

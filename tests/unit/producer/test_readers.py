@@ -19,7 +19,7 @@ from tests.kafka import wait_until
 
 @pytest.fixture(autouse=True)
 def _in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However little there is to read."""
+    """However little there is to read, beyond the first task."""
     monkeypatch.setattr(module, "_SMALL_TASKS", 1)
 
 
@@ -52,7 +52,8 @@ def test_no_more_tasks_are_taken_than_readers_have_ahead(tmp_path: Path) -> None
 
     reading = read_all(counted(), ReadingRules(), 1)
     next(reading)
-    assert len(taken) <= 3
+    next(reading)
+    assert len(taken) <= 4
     reading.close()  # type: ignore[attr-defined]
 
 
@@ -60,6 +61,7 @@ def test_a_reader_that_is_killed_is_told_in_one_line_and_the_others_end(tmp_path
     me = psutil.Process()
     before = {process.pid for process in me.children()}
     reading = read_all(tasks(tmp_path, 10_000), ReadingRules(), 2)
+    next(reading)
     next(reading)
     readers = [
         process.pid
