@@ -36,6 +36,7 @@ soak: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.wire
+	$(BIN)/python -m tests.bench.produce
 	$(BIN)/python -m tests.bench.pipeline
 	$(BIN)/python -m tests.bench.backlog
 

@@ -105,6 +105,11 @@ class Splitter:
         """Tokens before each passage's own: special tokens and prompt."""
         return len(self._before)
 
+    @property
+    def special_length(self) -> int:
+        """Tokens of each passage that are not its text's: special tokens and prompt."""
+        return len(self._before) + len(self._after)
+
     def split_many(self, texts: Sequence[str]) -> list[Split]:
         """Cuts texts, which the tokenizer's threads share.
 

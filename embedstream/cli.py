@@ -15,6 +15,7 @@ from embedstream.commands import (
     consume,
     demo,
     dlq,
+    estimate,
     export,
     model,
     produce,
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(produce.produce)
+app.command()(estimate.estimate)
 app.command()(consume.consume)
 app.command()(verify.verify)
 app.command()(demo.demo)

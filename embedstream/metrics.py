@@ -49,6 +49,14 @@ class Metrics:
             "padding_ratio", "Share of the last window's computed tokens that is padding"
         )
 
+        # The corpus. result: sent, deleted, unchanged, duplicate, refused; for bytes: read, unchanged.
+        self.documents_total = counter(
+            "documents", "Documents of the corpus by what became of them", ("result",)
+        )
+        self.corpus_bytes_total = counter(
+            "corpus_bytes", "Bytes of the corpus's files that were read, or need not be", ("result",)
+        )
+
         # Time.
         self.stage_duration_seconds = histogram(
             "stage_duration_seconds",

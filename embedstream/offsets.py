@@ -22,6 +22,11 @@ _COORDINATOR_MOVES = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError._WAIT_COORD,
 )
+_LEADER_MOVES = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 _HAS_MEMBERS = (
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.ILLEGAL_GENERATION,
@@ -140,8 +145,13 @@ def _offsets(
     asked = {TopicPartition(topic, each): spec for each in partitions}
     if not asked:
         return {}
-    futures = admin.list_offsets(asked, isolation_level=isolation, request_timeout=REQUEST_SECONDS)
-    try:
-        return {each.partition: future.result().offset for each, future in futures.items()}
-    except KafkaException as error:
-        raise explain(error) from None
+    deadline = time.monotonic() + REQUEST_SECONDS
+    while True:
+        futures = admin.list_offsets(asked, isolation_level=isolation, request_timeout=REQUEST_SECONDS)
+        try:
+            return {each.partition: future.result().offset for each, future in futures.items()}
+        except KafkaException as error:
+            # A topic that was just made, or a broker that has just gone.
+            if error.args[0].code() not in _LEADER_MOVES or time.monotonic() > deadline:
+                raise explain(error) from None
+            time.sleep(0.1)

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -51,6 +52,16 @@ SECRET_WORDS = ("password", "secret", "token", "key.pem", "api_key", "oauthbeare
 NonEmpty = Annotated[str, Field(min_length=1)]
 
 
+def _by_comma(value: object) -> object:
+    """A variable holds one text; in it, commas part the entries of a list."""
+    if isinstance(value, str):
+        return [entry for entry in map(str.strip, value.split(",")) if entry]
+    return value
+
+
+Names = Annotated[tuple[NonEmpty, ...], NoDecode, BeforeValidator(_by_comma)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,10 +88,35 @@ class KafkaSettings(_Section):
 
 
 class ProducerSettings(_Section):
-    """How a corpus becomes records of the documents topic."""
+    """What of a corpus becomes records of the documents topic, and how.
+
+    `metadata_field` names the fields that are kept (none: all); `include` and `exclude` are globs; `sample`
+    is bytes of the corpus, `rate` bytes of text a second; `max_expansion` is how many times its size a
+    compressed file may become.
+
+    `ledger` is a path, `auto` (one for each topic in the user's folder for state) or `none`; `readers` are
+    processes that read the corpus beside the one that sends (default: one for each further core).
+    `metrics_port` is as in `[metrics]`, but by default there is none: most runs are short.
+    """
 
     segment_bytes: Annotated[int, Field(ge=1024, le=1_000_000)] = 262_144
+    content_field: NonEmpty = "content"
     id_field: NonEmpty | None = None
+    metadata_field: Names = ()
+    include: Names = ()
+    exclude: Names = ()
+    sample: Annotated[ByteSize, Field(gt=0)] | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    rate: Annotated[ByteSize, Field(gt=0)] | None = None
+    max_expansion: Annotated[int, Field(ge=2)] = 200
+    ledger: NonEmpty = "auto"
+    ledger_from_topic: bool = False
+    rehash: bool = False
+    duplicates: Literal["skip", "keep"] = "skip"
+    prune: bool = False
+    force: bool = False
+    readers: Annotated[int, Field(ge=0, le=64)] | None = None
+    metrics_port: Annotated[int, Field(ge=-1, le=65_535)] = -1
 
 
 class EncoderSettings(_Section):

@@ -1,4 +1,4 @@
-"""From the raw fields of a file or a line to the records of one document.
+"""From the raw fields of a file or a line to a document whose records only lack their version.
 
 A NUL in a text is kept: JSON, Avro, Kafka and tokenizers all take it, and dropping it would move every
 character behind it. (Tokenizers of the BERT family leave it out of the passage's tokens themselves.)
@@ -9,14 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from producer.refusals import Reason, RefusedError
 from producer.segments import cut
-from schemas.records import Document, Segment
+from schemas.avro_bytes import string, string_map
+from schemas.document_writer import segment_after_version
 
-__all__ = ["MAX_ID_BYTES", "MAX_METADATA_BYTES", "MISSING", "RawDocument", "ReadDocument", "check", "records"]
+__all__ = [
+    "MAX_ID_BYTES",
+    "MAX_METADATA_BYTES",
+    "MISSING",
+    "PreparedDocument",
+    "RawDocument",
+    "ReadDocument",
+    "check",
+    "hash_of_metadata",
+    "prepare",
+]
 
 MAX_METADATA_BYTES = 32 * 1024
 """The most that a document's metadata takes, names and values in UTF-8: every passage carries it."""
@@ -32,9 +43,8 @@ _HEX_PREFIX = re.compile(r"[0-9a-fA-F]{16,64}")
 _JSON = json.JSONEncoder(ensure_ascii=False)
 
 
-@dataclass(frozen=True, slots=True)
-class RawDocument:
-    """What a source found, before anything about it was checked.
+class RawDocument(NamedTuple):
+    """What a source found, before anything about it was checked; a tuple, since there are millions.
 
     Attributes:
         content: The text, or whatever stands in its place; `MISSING` where nothing does.
@@ -56,8 +66,7 @@ class RawDocument:
         return self.source if self.line is None else f"{self.source}:{self.line}"
 
 
-@dataclass(frozen=True, slots=True)
-class ReadDocument:
+class ReadDocument(NamedTuple):
     """A document that can be sent.
 
     Attributes:
@@ -67,6 +76,8 @@ class ReadDocument:
         content_hash: SHA-256 of `content` in UTF-8, 64 lower-case hex digits.
         source: Path of the file.
         metadata: At most `MAX_METADATA_BYTES`.
+        data: `content` in UTF-8.
+        metadata_bytes: `metadata` as an Avro map in the order of the names: equal ones have equal bytes.
         left_out: Names of the fields that the metadata had no room for.
     """
 
@@ -76,15 +87,39 @@ class ReadDocument:
     content_hash: str
     source: str
     metadata: dict[str, str]
+    data: bytes
+    metadata_bytes: bytes
     left_out: tuple[str, ...] = ()
 
 
-def check(raw: RawDocument, id_field: str | None = None) -> ReadDocument:
+class PreparedDocument(NamedTuple):
+    """A document, encoded but for its version; a tuple, since it goes from process to process.
+
+    Attributes:
+        id: Its id.
+        file: The number of the file that it was read from.
+        line: Its line in a file that holds many documents, from 1; None in a file that is one.
+        content_hash: SHA-256 of the whole text in UTF-8, 32 bytes.
+        metadata_hash: As `hash_of_metadata` returns it.
+        content_bytes: Length of the text in UTF-8.
+        segments: What follows the version in the record of each segment.
+    """
+
+    id: str
+    file: int
+    line: int | None
+    content_hash: bytes
+    metadata_hash: bytes
+    content_bytes: int
+    segments: tuple[bytes, ...]
+
+
+def check(raw: RawDocument, id_field: str | None = None, metadata_fields: Sequence[str] = ()) -> ReadDocument:
     """Check a raw document and give it its id.
 
     The id is `id_field` where one is named; else the record's own `id`, if that is text or a whole number;
     else the path relative to the root, in a file of many documents with `#` and the content's hash. All other
-    fields become metadata.
+    fields become metadata, or of them those that `metadata_fields` names.
 
     Raises:
         RefusedError: The document can't be sent as it is; says why.
@@ -107,35 +142,66 @@ def check(raw: RawDocument, id_field: str | None = None) -> ReadDocument:
         document_id = raw.relative if raw.line is None else f"{raw.relative}#{digest}"
     if len(_utf8(document_id, "the id")) > MAX_ID_BYTES:
         raise RefusedError(Reason.BAD_ID, f"the id is longer than {MAX_ID_BYTES} bytes")
-    metadata, left_out = _metadata(fields)
-    return ReadDocument(document_id, content, len(data), digest, raw.source, metadata, left_out)
+    if metadata_fields:
+        fields = {name: fields[name] for name in metadata_fields if name in fields}
+    metadata = {name: _as_text(name, value) for name, value in fields.items() if value is not None}
+    left_out: tuple[str, ...] = ()
+    try:
+        encoded = _metadata_bytes(metadata)
+    except UnicodeEncodeError:
+        encoded = None  # the field is named below
+    # Somewhat more than is counted: Avro's lengths are among it.
+    if encoded is None or len(encoded) > MAX_METADATA_BYTES:
+        left_out = _cut_metadata(metadata)
+        encoded = _metadata_bytes(metadata)
+    return ReadDocument(
+        document_id, content, len(data), digest, raw.source, metadata, data, encoded, left_out
+    )
 
 
-def records(document: ReadDocument, version: int, segment_bytes: int) -> list[Document]:
-    """Return the records of a document: one for each segment, all of the same version.
+def prepare(document: ReadDocument, file: int, line: int | None, segment_bytes: int) -> PreparedDocument:
+    """Encode a document.
 
     Args:
         document: What to send.
-        version: When the document was read, milliseconds since the epoch.
+        file: The number of its file.
+        line: Its line there, as in `RawDocument`.
         segment_bytes: The most text that a record holds, in bytes of UTF-8.
     """
-    segments = cut(document.content, segment_bytes)
-    made = []
-    start_char = 0
-    for index, text in enumerate(segments):
-        made.append(
-            Document(
-                id=document.id,
-                version=version,
-                content=text,
-                content_hash=document.content_hash,
-                source=document.source,
-                segment=Segment(index=index, count=len(segments), start_char=start_char),
-                metadata=document.metadata,
+    metadata = document.metadata_bytes
+    source = string(document.source)
+    if document.content_bytes <= segment_bytes:
+        whole = (0, 1, 0)
+        segments = [segment_after_version(document.data, document.content_hash, source, whole, metadata)]
+    else:
+        segments = []
+        start_char = 0
+        texts = cut(document.content, segment_bytes)
+        for index, text in enumerate(texts):
+            place = (index, len(texts), start_char)
+            segments.append(
+                segment_after_version(text.encode(), document.content_hash, source, place, metadata)
             )
-        )
-        start_char += len(text)
-    return made
+            start_char += len(text)
+    return PreparedDocument(
+        document.id,
+        file,
+        line,
+        bytes.fromhex(document.content_hash),
+        hashlib.sha256(metadata).digest()[:16],
+        document.content_bytes,
+        tuple(segments),
+    )
+
+
+def hash_of_metadata(metadata: Mapping[str, str]) -> bytes:
+    """Return 16 bytes that two documents' metadata have in common if they are equal, in whatever order."""
+    return hashlib.sha256(_metadata_bytes(metadata)).digest()[:16]
+
+
+def _metadata_bytes(metadata: Mapping[str, str]) -> bytes:
+    """Return the metadata as an Avro map in the order of the names, so that equal ones have equal bytes."""
+    return string_map(dict(sorted(metadata.items())))
 
 
 def _check_hash(fields: dict[str, object], digest: str) -> None:
@@ -164,15 +230,8 @@ def _take_id(fields: dict[str, object], id_field: str | None) -> str | None:
     return found
 
 
-def _metadata(fields: Mapping[str, object]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the fields as text, and the names of the largest ones, left out where all are too many bytes."""
-    metadata = {name: _as_text(name, value) for name, value in fields.items() if value is not None}
-    try:
-        # One encoding of all: that of each by itself would take as long as reading the document.
-        if len("".join((*metadata, *metadata.values())).encode()) <= MAX_METADATA_BYTES:
-            return metadata, ()
-    except UnicodeEncodeError:
-        pass  # the field is named below
+def _cut_metadata(metadata: dict[str, str]) -> tuple[str, ...]:
+    """Take the largest fields out where all are too many bytes; return their names."""
     sizes = {name: len(_utf8(name, "a field's name")) + len(_utf8(v, name)) for name, v in metadata.items()}
     total = sum(sizes.values())
     left_out = []
@@ -182,7 +241,7 @@ def _metadata(fields: Mapping[str, object]) -> tuple[dict[str, str], tuple[str, 
         total -= sizes[name]
         del metadata[name]
         left_out.append(name)
-    return metadata, tuple(left_out)
+    return tuple(left_out)
 
 
 def _as_text(name: str, value: object) -> str:

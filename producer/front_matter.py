@@ -19,11 +19,16 @@ _Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 _OPENING = re.compile(r"---[ \t]*\r?\n")
 _CLOSING = re.compile(r"^(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.MULTILINE)
+_EMPTY_LINE = re.compile(r"[ \t]*\r?\n")
+_LINE = re.compile(r"([A-Za-z_][\w .-]{0,63}):(?:[ \t]+(.*))?")
 _MAX_DEPTH = 32
 
 
 def split_front_matter(text: str) -> tuple[dict[str, object], str]:
-    """Return a file's front matter and its body: all that follows the closing line, as it stands.
+    """Return a file's front matter and its body: what follows the closing line and an empty one after it.
+
+    Where the front matter is not YAML, but each of its lines is a name, a colon and a value, as programs
+    write it that quote nothing (`title: Capital: a critique`), the values are taken as they stand.
 
     A text without an opening line, or without a closing one, has no front matter: a lone line of dashes is
     Markdown's horizontal rule.
@@ -41,10 +46,36 @@ def split_front_matter(text: str) -> tuple[dict[str, object], str]:
     if len(front) > MAX_FRONT_MATTER_CHARS:
         told = f"the front matter is longer than {MAX_FRONT_MATTER_CHARS} characters"
         raise RefusedError(Reason.BAD_FRONT_MATTER, told)
-    return _parse(front), text[closing.end() :]
+    end = _EMPTY_LINE.match(text, closing.end())
+    return _parse(front), text[end.end() if end else closing.end() :]
 
 
 def _parse(front: str) -> dict[str, object]:
+    try:
+        return _parse_yaml(front)
+    except RefusedError:
+        fields = _parse_lines(front)
+        if fields is None:
+            raise
+        return fields
+
+
+def _parse_lines(front: str) -> dict[str, object] | None:
+    """Return the fields of lines that are all `name: value`, None where one is not."""
+    fields: dict[str, object] = {}
+    for line in filter(None, map(str.rstrip, front.splitlines())):
+        found = _LINE.fullmatch(line)
+        if found is None:
+            return None
+        name, value = found.groups()
+        try:
+            fields |= _parse_yaml(line)
+        except RefusedError:
+            fields[name] = value
+    return fields
+
+
+def _parse_yaml(front: str) -> dict[str, object]:
     try:
         _refuse_what_explodes(front)
         # Not the unsafe load that the rule warns of: see `_Loader`.

@@ -1,106 +1,34 @@
-r"""One run: everything under the paths goes into the documents topic.
+r"""One run: everything under the paths that is not in the documents topic yet goes there.
 
     summary = produce(["corpus"], settings, progress=True)
     print(*summary.lines(), sep="\n")
 
-Files are found, read and sent one after the other; one thread beside measures the corpus for the time left.
+Files are found here, read by several processes where there is much to read, and sent from here: one thread
+decides what has to be sent, sends it, and keeps the ledger.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
-from embedstream.errors import EmbedstreamError
-from embedstream.settings import Settings
-from producer.documents import MAX_METADATA_BYTES, RawDocument, check
+from embedstream.errors import UsageError
+from embedstream.metrics import Metrics, serve
+from embedstream.settings import ProducerSettings, Settings
+from producer.corpus import Corpus, open_corpus
+from producer.open_ledger import connect, open_ledger
 from producer.progress import Progress
-from producer.refusals import Reason, Refusal, RefusedError, Tally
-from producer.sender import Sender
-from producer.sources import is_known, read
-from producer.walk import check_paths, walk
+from producer.run import Run
+from producer.signals import stop_on_signals
+from producer.summary import Summary
 
-__all__ = ["Summary", "produce"]
-
-_MAX_MESSAGE_CHARS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a run did.
-
-    Attributes:
-        documents: How many the broker has acknowledged, with all their records.
-        records: How many records it has acknowledged; a large document is several.
-        bytes: The text of those documents, in bytes of UTF-8.
-        bytes_read: What was taken from the disk; compressed files count as they lie there.
-        seconds: How long the run took.
-        refused: How many documents, files and folders did not get in, by reason.
-        refusals: The first few of each reason.
-        notices: How many files were passed over as no part of the corpus, and how many documents were sent
-            without their largest metadata, by reason.
-        noticed: The first few of each reason.
-        interrupted_by: The signal that ended the run early, None if none did.
-        failure: What ended the run early, None if nothing did.
-    """
-
-    documents: int
-    records: int
-    bytes: int
-    bytes_read: int
-    seconds: float
-    refused: dict[str, int]
-    refusals: tuple[Refusal, ...]
-    notices: dict[str, int]
-    noticed: tuple[Refusal, ...]
-    interrupted_by: int | None = None
-    failure: EmbedstreamError | None = None
-
-    def to_json(self) -> dict[str, object]:
-        """Return the summary as what `json.dumps` takes."""
-        return {
-            "documents": self.documents,
-            "records": self.records,
-            "bytes": self.bytes,
-            "bytes_read": self.bytes_read,
-            "seconds": round(self.seconds, 3),
-            "refused": self.refused,
-            "refusals": [_as_json(each) for each in self.refusals],
-            "notices": self.notices,
-            "noticed": [_as_json(each) for each in self.noticed],
-            "interrupted_by": self.interrupted_by,
-            "failure": str(self.failure) if self.failure else None,
-        }
-
-    def lines(self) -> Iterator[str]:
-        """Yield the summary for a person to read."""
-        rate = self.bytes_read / 1e6 / self.seconds if self.seconds else 0.0
-        yield (
-            f"{self.documents:,} documents in {self.records:,} records, {self.bytes / 1e6:,.1f} MB of text,"
-            f" in {self.seconds:,.1f} s ({rate:,.1f} MB/s)"
-        )
-        for title, counts, examples in (
-            ("refused", self.refused, self.refusals),
-            ("notice", self.notices, self.noticed),
-        ):
-            for reason, count in counts.items():
-                yield f"{title}: {reason}: {count:,}"
-                yield from (
-                    _one_line(f"  {each.path}: {each.message}") for each in examples if each.reason == reason
-                )
-        if self.interrupted_by is not None:
-            yield "stopped by a signal; all that is counted above has arrived"
+__all__ = ["produce"]
 
 
 def produce(paths: Sequence[str | Path], settings: Settings, *, progress: bool) -> Summary:
-    """Send every document under the paths to the documents topic, once each.
+    """Send every document under the paths that the ledger does not know as it is.
 
     A document that can't be sent is refused, counted, and the rest goes on. On SIGINT or SIGTERM what was
     accepted is still delivered; the second signal acts as if this function had no handler.
@@ -113,105 +41,38 @@ def produce(paths: Sequence[str | Path], settings: Settings, *, progress: bool) 
     Raises:
         UsageError: A path does not exist or is of no known kind.
         ServiceUnavailableError: No broker answers at the start; later, the summary says so.
-        ConfigError: The topic does not exist, or a setting is wrong.
+        ConfigError: The topic does not exist, a setting is wrong, or the ledger is about another topic.
+        TryAgainError: Another run uses the ledger.
     """
-    check_paths(paths, is_known)
     started = time.monotonic()
-    refused, noticed = Tally(), Tally()
-
-    def on_refusal(refusal: Refusal) -> None:
-        (noticed if refusal.reason.is_notice else refused).add(refusal)
-
-    sender = Sender(settings, on_refusal)
-    with _stop_on_signals() as stop, Progress(shown=progress, measure=lambda: _sizes(paths)) as shown:
-        with contextlib.closing(_items(paths, on_refusal, shown)) as items:
-            for item in items:
-                if isinstance(item, Refusal):
-                    on_refusal(item)
-                else:
-                    _send(item, sender, settings.producer.id_field, on_refusal)
-                    shown.document()
-                if stop.signal is not None or sender.failure is not None:
-                    break
-        while not sender.flush(0.25):
-            shown.show()
-    return Summary(
-        documents=sender.documents,
-        records=sender.records,
-        bytes=sender.content_bytes,
-        bytes_read=shown.bytes_read,
-        seconds=time.monotonic() - started,
-        refused=refused.counts,
-        refusals=tuple(refused.examples),
-        notices=noticed.counts,
-        noticed=tuple(noticed.examples),
-        interrupted_by=stop.signal,
-        failure=sender.failure,
-    )
+    _check(settings.producer)
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        corpus = open_corpus(paths, settings.producer)
+        if settings.producer.prune and not corpus.is_whole:
+            told = "--prune needs the whole corpus: what filters, samples and limits leave out is still there"
+            raise UsageError(told, "leave those out, or --prune")
+        topic = connect(settings)
+        ledger = open_ledger(settings, topic, lambda: stop.signal is not None)
+        if ledger is not None:
+            stack.enter_context(ledger)
+        shown = stack.enter_context(Progress(shown=progress, measure=lambda: _sizes(corpus)))
+        metrics = Metrics()
+        serve(metrics, settings.metrics.model_copy(update={"port": settings.producer.metrics_port}))
+        run = Run(corpus, settings, topic, ledger, stop, shown, metrics)
+        run.go()
+        return run.summary(time.monotonic() - started)
 
 
-def _items(
-    paths: Sequence[str | Path], on_refusal: Callable[[Refusal], None], shown: Progress
-) -> Generator[RawDocument | Refusal, None, None]:
-    for file in walk(paths, is_known, on_refusal):
-        yield from read(file, shown.read)
+def _check(settings: ProducerSettings) -> None:
+    """Refuse what makes no sense without a ledger, before anything else is done."""
+    asked = ("prune", "rehash", "ledger_from_topic")
+    for name in asked if settings.ledger == "none" else ():
+        if getattr(settings, name):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} needs a ledger, and there is none", "leave out --no-ledger")
 
 
-def _send(
-    raw: RawDocument, sender: Sender, id_field: str | None, on_refusal: Callable[[Refusal], None]
-) -> None:
-    try:
-        document = check(raw, id_field)
-        sender.send(document, raw.where)
-    except RefusedError as error:
-        on_refusal(error.at(raw.where))
-        return
-    if document.left_out:
-        told = f"over {MAX_METADATA_BYTES} bytes of metadata; left out: {', '.join(document.left_out)}"
-        on_refusal(RefusedError(Reason.METADATA_CUT, told[:_MAX_MESSAGE_CHARS]).at(raw.where))
-
-
-def _sizes(paths: Sequence[str | Path]) -> Iterator[int]:
-    for file in walk(paths, is_known, lambda _: None):
-        yield os.stat(file.path).st_size  # noqa: PTH116 - a Path for each file is only slower
-
-
-@dataclass(slots=True)
-class _Stop:
-    """The signal that came, None until one does."""
-
-    signal: int | None = None
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
-    """Note the first SIGINT or SIGTERM instead of ending; after it, both are as they were before."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # Python lets the main thread alone have handlers
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, _: FrameType | None) -> None:
-        stop.signal = number
-        restore()
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        restore()
-
-
-def _as_json(refusal: Refusal) -> dict[str, str]:
-    return {"reason": refusal.reason.value, "path": refusal.path, "message": refusal.message}
-
-
-def _one_line(text: str) -> str:
-    """Return text without what moves a terminal's cursor: the name of a file may hold anything."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def _sizes(corpus: Corpus) -> Iterator[int]:
+    for batch in corpus.batches(lambda _: None):
+        yield sum(file.size for file in batch.files)

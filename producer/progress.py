@@ -25,6 +25,7 @@ __all__ = ["Progress"]
 
 _BAR_SECONDS = 0.25
 _LOG_SECONDS = 10.0
+_MEASURE_AFTER_SECONDS = 3.0
 
 _log = get_logger("producer")
 
@@ -47,6 +48,7 @@ class Progress:
         """
         self.documents = 0
         self.bytes_read = 0
+        self._skipped = 0
         self._started = time.monotonic()
         self._interval = float("inf")
         self._total: int | None = None
@@ -83,9 +85,14 @@ class Progress:
         self.bytes_read += count
         self.show()
 
-    def document(self) -> None:
-        """Count a document."""
-        self.documents += 1
+    def document(self, count: int = 1) -> None:
+        """Count documents."""
+        self.documents += count
+
+    def skipped(self, total: int) -> None:
+        """Note how many bytes of files need not be read, in all."""
+        self._skipped = total
+        self.show()
 
     def show(self) -> None:
         """Show how far the run is, if it is time."""
@@ -96,12 +103,17 @@ class Progress:
         seconds = now - self._started
         rate = self.bytes_read / seconds / 1e6
         if self._bar is not None and self._task is not None:
-            told = f"{self.documents:,} documents  {self.bytes_read / 1e6:,.0f} MB  {rate:,.1f} MB/s"
-            self._bar.update(self._task, completed=self.bytes_read, total=self._total, told=told)
+            told = (
+                f"{self.documents:,} documents  {self.documents / seconds:,.0f}/s"
+                f"  {self.bytes_read / 1e6:,.0f} MB  {rate:,.1f} MB/s"
+            )
+            self._bar.update(
+                self._task, completed=self.bytes_read + self._skipped, total=self._total, told=told
+            )
             return
         left = None
         if self._total is not None and rate > 0:
-            left = round(max(0, self._total - self.bytes_read) / 1e6 / rate)
+            left = round(max(0, self._total - self._skipped - self.bytes_read) / 1e6 / rate)
         _log.info(
             "produce_progress",
             documents=self.documents,
@@ -113,6 +125,9 @@ class Progress:
 
     def _add_up(self) -> None:
         total = 0
+        # A walk beside the run slows that down, and a short one needs no forecast.
+        if self._ended.wait(_MEASURE_AFTER_SECONDS):
+            return
         try:
             for size in self._measure():
                 total += size

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Reason", "Refusal", "RefusedError", "Tally", "printable"]
+__all__ = [
+    "LASTING",
+    "Reason",
+    "Refusal",
+    "RefusedError",
+    "Tally",
+    "printable",
+    "refusal_lines",
+    "refusals_json",
+]
 
 
 class Reason(StrEnum):
@@ -24,11 +34,16 @@ class Reason(StrEnum):
     WRONG_HASH = "wrong_hash"
     BAD_ID = "bad_id"
     BAD_FRONT_MATTER = "bad_front_matter"
+    BAD_SIDECAR = "bad_sidecar"
+    NO_COLUMN = "no_column"
     TOO_LARGE = "too_large"
     UNREADABLE = "unreadable"
     VANISHED = "vanished"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
+    EXPANDS_TOO_MUCH = "expands_too_much"
+    CHANGED = "changed"
+    EXTRA_MISSING = "extra_missing"
     NOT_DELIVERED = "not_delivered"
 
     HIDDEN = "hidden"
@@ -36,6 +51,9 @@ class Reason(StrEnum):
     NOT_A_FILE = "not_a_file"
     SYMLINK_LOOP = "symlink_loop"
     METADATA_CUT = "metadata_cut"
+    NO_METADATA_COLUMN = "no_metadata_column"
+    SIDECAR = "sidecar"
+    EXCLUDED = "excluded"
 
     @property
     def is_notice(self) -> bool:
@@ -44,8 +62,41 @@ class Reason(StrEnum):
 
 
 _NOTICES = frozenset(
-    {Reason.HIDDEN, Reason.UNKNOWN_SUFFIX, Reason.NOT_A_FILE, Reason.SYMLINK_LOOP, Reason.METADATA_CUT}
+    {
+        Reason.HIDDEN,
+        Reason.UNKNOWN_SUFFIX,
+        Reason.NOT_A_FILE,
+        Reason.SYMLINK_LOOP,
+        Reason.METADATA_CUT,
+        Reason.NO_METADATA_COLUMN,
+        Reason.SIDECAR,
+        Reason.EXCLUDED,
+    }
 )
+
+
+LASTING = frozenset(
+    {
+        Reason.NOT_JSON,
+        Reason.NOT_AN_OBJECT,
+        Reason.NESTED_TOO_DEEP,
+        Reason.NO_CONTENT,
+        Reason.EMPTY,
+        Reason.CONTENT_NOT_TEXT,
+        Reason.NOT_UTF8,
+        Reason.LONE_SURROGATE,
+        Reason.WRONG_HASH,
+        Reason.BAD_ID,
+        Reason.BAD_FRONT_MATTER,
+        Reason.BAD_SIDECAR,
+        Reason.NO_COLUMN,
+        Reason.TRUNCATED,
+        Reason.CORRUPT,
+        Reason.METADATA_CUT,
+        Reason.NO_METADATA_COLUMN,
+    }
+)
+"""What a file is refused for as long as it stays as it is, whatever becomes of disk, topic and limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +144,11 @@ class Tally:
         """How many there were of each reason, the most frequent first."""
         return dict(self._counts.most_common())
 
+    @property
+    def total(self) -> int:
+        """How many there were."""
+        return self._counts.total()
+
     def add(self, refusal: Refusal) -> None:
         """Count one more."""
         self._counts[refusal.reason.value] += 1
@@ -100,6 +156,23 @@ class Tally:
             self.examples.append(refusal)
 
 
+def refusals_json(examples: Sequence[Refusal]) -> list[dict[str, str]]:
+    """Return refusals as what `json.dumps` takes."""
+    return [{"reason": each.reason.value, "path": each.path, "message": each.message} for each in examples]
+
+
+def refusal_lines(title: str, counts: Mapping[str, int], examples: Sequence[Refusal]) -> Iterator[str]:
+    """Yield each reason with its count and examples, for a person to read."""
+    for reason, count in counts.items():
+        yield f"{title}: {reason}: {count:,}"
+        yield from (_one_line(f"  {each.path}: {each.message}") for each in examples if each.reason == reason)
+
+
+def _one_line(text: str) -> str:
+    """Return text without what moves a terminal's cursor: the name of a file may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def printable(path: str) -> str:
     r"""Return a path as text that UTF-8 can hold: bytes of a name that are not UTF-8 become `\xNN`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")

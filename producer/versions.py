@@ -22,14 +22,19 @@ class Versions:
         self._now = 0
         self._given: set[str] = set()
 
-    def next(self, document_id: str) -> int:
-        """Return a version above every one that this document had."""
+    def next(self, document_id: str, above: int = 0) -> int:
+        """Return a version above every one that this document had.
+
+        Args:
+            document_id: The document.
+            above: The last version that it had in an earlier run: the clock may have been set back since.
+        """
         self._advance()
         while document_id in self._given:
             time.sleep(0.0002)
             self._advance()
         self._given.add(document_id)
-        return self._now
+        return max(self._now, above + 1)
 
     def _advance(self) -> None:
         now = (self._start_ns + time.monotonic_ns()) // 1_000_000

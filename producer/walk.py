@@ -1,4 +1,20 @@
-"""Find a corpus's files: one at a time and in order, however many there are."""
+"""Find a corpus's files: a folder at a time, in batches, however many there are.
+
+    for batch in walk(["corpus", "s3://bucket/more"], is_known, on_refusal=print):
+        for file in batch.files:
+            print(batch.root, file.relative, file.size, file.mtime_ns)
+
+A `Batch` holds up to `BATCH_FILES` files of one folder, sorted by name, and never an empty list. A larger
+folder is several batches, one after the other but for its subfolders' between them, each sorted in itself
+alone: the order of a folder of millions is the file system's. Nothing else is kept in memory, and no file is
+opened. Size and modification time come from the walk, so that a ledger can compare a whole batch with what
+it knows before anything is read: `(batch.root, file.relative)` names a file, `size` and `mtime_ns` change
+with it.
+
+What is left out goes to `on_refusal` on the way. A folder that can't be read makes the walk incomplete, and
+is reported with a reason that is no notice (`UNREADABLE` or `VANISHED`): who removes what a walk did not
+find must see none of those.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +23,75 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from embedstream.errors import UsageError
+from producer import s3
+from producer.filters import EVERYTHING, Filter
 from producer.refusals import Reason, Refusal, printable
+from producer.sidecars import FOLDER, Sidecars
 
-__all__ = ["FoundFile", "check_paths", "walk"]
+__all__ = ["BATCH_FILES", "Batch", "FoundFile", "check_paths", "walk"]
 
-# A folder of more entries is sorted in runs of this many, so that one of millions takes no memory.
-_SORTED_AT_A_TIME = 10_000
+BATCH_FILES = 1000
+"""The most files of a batch, and the most entries of a folder that are sorted together."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
-    """A file of the corpus.
+class FoundFile(NamedTuple):
+    """A file of the corpus; a tuple, since there are millions.
 
     Attributes:
-        path: As the operating system wants it; `printable` makes it text.
+        path: As the operating system wants it, or a URI; `printable` makes it text.
         relative: Relative to the root that was given, with `/`; a file given by itself has its name.
+        size: In bytes, as it lies there; with its sidecar's.
+        mtime_ns: When it was last modified, nanoseconds since the epoch; the later of it and its sidecar.
+        sidecar: Path or URI of the file that holds its metadata; empty for none.
     """
 
     path: str
     relative: str
+    size: int = 0
+    mtime_ns: int = 0
+    sidecar: str = ""
+
+
+class Batch(NamedTuple):
+    """Files of one folder.
+
+    Attributes:
+        root: The path that was given, as it was given.
+        folder: The folder relative to the root: "" for the root itself and for a file given by itself, else
+            with `/` at its end.
+        files: At least one, at most `BATCH_FILES`, sorted by name.
+    """
+
+    root: str
+    folder: str
+    files: list[FoundFile]
 
 
 def check_paths(paths: Sequence[str | Path], is_known: Callable[[str], bool]) -> None:
     """Look at what was named on the command line, before anything is read.
 
     Args:
-        paths: Files and folders.
+        paths: Files, folders and `s3://` URIs.
         is_known: Whether there is a source for a file of this name.
 
     Raises:
         UsageError: Nothing is named, or a path is neither a folder nor a file of a known kind.
+        ConfigError: It lies in S3, and the extra or the credentials are missing.
+        ServiceUnavailableError: S3 does not answer.
     """
     if not paths:
         raise UsageError("nothing to read", "name a file or a folder")
-    for path in map(Path, paths):
-        told = printable(str(path))
+    for given in map(str, paths):
+        if s3.is_uri(given):
+            s3.check(given)
+            continue
+        path = Path(given)
+        told = printable(given)
         try:
             mode = path.stat().st_mode
         except OSError as error:
@@ -57,71 +103,205 @@ def check_paths(paths: Sequence[str | Path], is_known: Callable[[str], bool]) ->
         if not is_known(path.name):
             raise UsageError(
                 f"{told} is of no known kind",
-                "name .json, .jsonl, .ndjson, .md or .txt, also with .gz or .zst",
+                "name .json, .jsonl, .ndjson, .md or .txt, also with .gz or .zst, or .parquet",
             )
 
 
 def walk(
-    paths: Sequence[str | Path], is_known: Callable[[str], bool], on_refusal: Callable[[Refusal], None]
-) -> Iterator[FoundFile]:
-    """Yield the files under the paths, those of a folder sorted by name.
+    paths: Sequence[str | Path],
+    is_known: Callable[[str], bool],
+    on_refusal: Callable[[Refusal], None],
+    wanted: Filter = EVERYTHING,
+) -> Iterator[Batch]:
+    """Yield the files under the paths, a folder's own before those of its subfolders.
 
     Symbolic links are followed, unless one leads back to a folder that it lies in. What is left out, whether
     hidden, of an unknown kind or unreadable, goes to `on_refusal`.
 
     Args:
-        paths: Files and folders, as `check_paths` takes them.
+        paths: Files, folders and `s3://` URIs, as `check_paths` takes them.
         is_known: Whether there is a source for a file of this name.
         on_refusal: Called for each file or folder that is left out.
+        wanted: Which of the files to yield.
     """
+    look = _Look(is_known, on_refusal, wanted)
     for path in map(str, paths):
-        if Path(path).is_dir():
-            yield from _walk_folder(path, is_known, on_refusal)
-        else:
-            yield FoundFile(path, printable(Path(path).name))
+        if s3.is_uri(path):
+            yield from _walk_s3(path, look)
+            continue
+        if os.path.isdir(path):  # noqa: PTH112 - what is given is used as it is, with its slashes and dots
+            yield from _walk_folder(path, look)
+            continue
+        try:
+            found = os.stat(path)  # noqa: PTH116
+        except OSError as error:
+            on_refusal(_unreadable(path, error))
+            continue
+        name = printable(os.path.basename(path))  # noqa: PTH119
+        if look.takes(name, path):
+            file = FoundFile(path, name, found.st_size, found.st_mtime_ns)
+            yield from _batches(path, "", os.path.dirname(path) or ".", [file], look)  # noqa: PTH120
 
 
 @dataclass(frozen=True, slots=True)
+class _Look:
+    """What is looked for, and who is told what is not."""
+
+    is_known: Callable[[str], bool]
+    on_refusal: Callable[[Refusal], None]
+    wanted: Filter
+
+    def takes(self, relative: str, path: str) -> bool:
+        """Return whether a file is wanted, by its path relative to the root; a known kind is given."""
+        if not self.wanted or self.wanted.takes(relative):
+            return True
+        self.refuse(Reason.EXCLUDED, path, "left out by --include or --exclude")
+        return False
+
+    def refuse(self, reason: Reason, path: str, told: str) -> None:
+        self.on_refusal(Refusal(reason, printable(path), told))
+
+
+def _batches(root: str, relative: str, folder: str, files: list[FoundFile], look: _Look) -> Iterator[Batch]:
+    """Yield the files of one folder as a batch, if there are any, each with the sidecar that it has."""
+    if any(not file.relative.endswith(".json") for file in files) or folder.endswith(f"/{FOLDER}"):
+        try:
+            files = _with_sidecars(folder, files, look)
+        except OSError as error:
+            look.on_refusal(_unreadable(folder, error))
+    if files:
+        yield Batch(root, relative, files)
+
+
+def _with_sidecars(folder: str, files: list[FoundFile], look: _Look) -> list[FoundFile]:
+    names = [file.path.rpartition("/")[2] for file in files]
+    sidecars = Sidecars(folder, names)
+    kept = []
+    for name, file in zip(names, files, strict=True):
+        if sidecars.is_one(name):
+            look.refuse(Reason.SIDECAR, file.path, "the metadata of another file")
+            continue
+        sidecar = sidecars.of(name)
+        if sidecar is not None:
+            path, size, mtime_ns = sidecar
+            mtime_ns = max(mtime_ns, file.mtime_ns)
+            file = file._replace(size=file.size + size, mtime_ns=mtime_ns, sidecar=path)
+        kept.append(file)
+    return kept
+
+
+def _walk_s3(root: str, look: _Look) -> Iterator[Batch]:
+    try:
+        for page in s3.objects(root):
+            for folder, found in itertools.groupby(page, key=lambda each: each.relative.rpartition("/")[0]):
+                files = [FoundFile(*each) for each in found if _wanted_object(each, look)]
+                relative = f"{folder}/" if folder else ""
+                if files:
+                    yield from _batches(root, relative, files[0].path.rpartition("/")[0], files, look)
+    except OSError as error:
+        look.on_refusal(_unreadable(root, error))
+
+
+def _wanted_object(found: s3.FoundObject, look: _Look) -> bool:
+    if any(part.startswith(".") for part in found.relative.split("/")):
+        look.refuse(Reason.HIDDEN, found.uri, "a name begins with a dot")
+    elif not look.is_known(found.uri.rpartition("/")[2]):
+        look.refuse(Reason.UNKNOWN_SUFFIX, found.uri, "no source reads files of this name")
+    else:
+        return look.takes(found.relative, found.uri)
+    return False
+
+
+@dataclass(slots=True)
 class _Folder:
-    """A folder that is being read; its identity is what a loop of links comes back to."""
+    """A folder that is being read; its identity is what a loop of links comes back to.
+
+    Attributes:
+        entries: What was not looked at yet.
+        path: As the operating system wants it.
+        relative: As text, relative to the root, with `/` at its end; the root's is empty.
+        identity: Device and inode.
+        subfolders: Of the entries that were looked at, to be read next; the last one first.
+    """
 
     entries: Iterator[os.DirEntry[str]]
     path: str
     relative: str
     identity: tuple[int, int]
+    subfolders: list[os.DirEntry[str]] = field(default_factory=list)
 
 
-def _walk_folder(
-    root: str, is_known: Callable[[str], bool], on_refusal: Callable[[Refusal], None]
-) -> Iterator[FoundFile]:
-    open_folders = [_open(root, "")]
+def _walk_folder(root: str, look: _Look) -> Iterator[Batch]:
+    on_refusal = look.on_refusal
+    open_folders: list[_Folder] = []
+    try:
+        open_folders.append(_open(root, ""))
+    except OSError as error:
+        on_refusal(_unreadable(root, error))
     while open_folders:
         folder = open_folders[-1]
+        if folder.subfolders:
+            inner = _enter(folder.subfolders.pop(), folder, open_folders, look)
+            if inner is not None:
+                open_folders.append(inner)
+            continue
         try:
-            entry = next(folder.entries, None)
+            run = list(itertools.islice(folder.entries, BATCH_FILES))
         except OSError as error:
             on_refusal(_unreadable(folder.path, error))
-            entry = None
-        if entry is None:
+            run = []
+        if not run:
             open_folders.pop()
             continue
-        relative = folder.relative + printable(entry.name)
+        files = _files(run, folder, look)
+        # After the look at each: in the folder's own order the file system answers faster.
+        files.sort()
+        folder.subfolders.sort(key=_name, reverse=True)
+        if files:
+            yield from _batches(root, folder.relative, folder.path.rstrip("/"), files, look)
+
+
+def _files(run: list[os.DirEntry[str]], folder: _Folder, look: _Look) -> list[FoundFile]:
+    """Return the files among some entries of a folder, and add its subfolders to it."""
+    files = []
+    is_known, everything = look.is_known, not look.wanted
+    for entry in run:
+        name = entry.name
         try:
-            if entry.name.startswith("."):
-                on_refusal(Refusal(Reason.HIDDEN, printable(entry.path), "the name begins with a dot"))
+            if name[0] == ".":
+                look.refuse(Reason.HIDDEN, entry.path, "the name begins with a dot")
             elif entry.is_dir():
-                inner = _open(entry.path, relative + "/")
-                if any(inner.identity == outer.identity for outer in open_folders):
-                    told = "a symbolic link to a folder that it lies in"
-                    on_refusal(Refusal(Reason.SYMLINK_LOOP, printable(entry.path), told))
-                else:
-                    open_folders.append(inner)
-            elif (refusal := _not_taken(entry, is_known)) is not None:
-                on_refusal(refusal)
+                folder.subfolders.append(entry)
+            elif not is_known(name):
+                look.refuse(Reason.UNKNOWN_SUFFIX, entry.path, "no source reads files of this name")
             else:
-                yield FoundFile(entry.path, relative)
+                found = entry.stat()
+                relative = folder.relative + (name if name.isascii() else printable(name))
+                if not stat.S_ISREG(found.st_mode):
+                    look.refuse(Reason.NOT_A_FILE, entry.path, "a pipe, a socket or a device")
+                elif everything or look.takes(relative, entry.path):
+                    files.append(FoundFile(entry.path, relative, found.st_size, found.st_mtime_ns))
         except OSError as error:
-            on_refusal(_unreadable(entry.path, error))
+            look.on_refusal(_unreadable(entry.path, error))
+    return files
+
+
+def _enter(
+    entry: os.DirEntry[str], folder: _Folder, open_folders: list[_Folder], look: _Look
+) -> _Folder | None:
+    relative = folder.relative + printable(entry.name)
+    if not look.wanted.enters(relative):
+        look.refuse(Reason.EXCLUDED, entry.path, "the folder is left out by --exclude")
+        return None
+    try:
+        inner = _open(entry.path, f"{relative}/")
+    except OSError as error:
+        look.on_refusal(_unreadable(entry.path, error))
+        return None
+    if any(inner.identity == outer.identity for outer in open_folders):
+        look.refuse(Reason.SYMLINK_LOOP, entry.path, "a symbolic link to a folder that it lies in")
+        return None
+    return inner
 
 
 def _open(path: str, relative: str) -> _Folder:
@@ -131,23 +311,16 @@ def _open(path: str, relative: str) -> _Folder:
 
 def _entries(path: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(path) as found:
-        while run := sorted(itertools.islice(found, _SORTED_AT_A_TIME), key=lambda entry: entry.name):
-            yield from run
+        yield from found
 
 
-def _not_taken(entry: os.DirEntry[str], is_known: Callable[[str], bool]) -> Refusal | None:
-    """Return why a file is left out, None if it is taken."""
-    path = printable(entry.path)
-    if not is_known(entry.name):
-        return Refusal(Reason.UNKNOWN_SUFFIX, path, "no source reads files of this name")
-    if entry.is_file():
-        return None
-    if entry.is_symlink():
-        return Refusal(Reason.VANISHED, path, "a symbolic link to nothing")
-    return Refusal(Reason.NOT_A_FILE, path, "a pipe, a socket or a device")
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
 
 
 def _unreadable(path: str, error: OSError) -> Refusal:
+    if error.errno == errno.ENOENT and os.path.islink(path):  # noqa: PTH114
+        return Refusal(Reason.VANISHED, printable(path), "a symbolic link to nothing")
     reason = {errno.ELOOP: Reason.SYMLINK_LOOP, errno.ENOENT: Reason.VANISHED}.get(
         error.errno or 0, Reason.UNREADABLE
     )

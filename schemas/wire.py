@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 from typing import Any, Literal, NoReturn, TypedDict, TypeVar, cast
 
@@ -26,6 +25,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from schemas.avro import RecordName, Schema, current, fingerprint, released
+from schemas.avro_bytes import long as _long
+from schemas.avro_bytes import string as _string
+from schemas.avro_bytes import string_map as _string_map
 from schemas.records import Document, Embedding, EmbeddingWithoutVector, Record
 
 __all__ = [
@@ -50,7 +52,6 @@ _SINGLE_OBJECT = b"\xc3\x01"
 _SINGLE_OBJECT_HEADER_BYTES = 10
 _CONFLUENT = b"\x00"
 _CONFLUENT_HEADER_BYTES = 5
-_LONG_MAX = 2**63 - 1
 _FLOAT = np.dtype("<f4")
 
 
@@ -185,6 +186,8 @@ def encode_embedding(fields: EmbeddingFields, vector: NDArray[np.float32]) -> by
         )
     except UnicodeEncodeError as error:
         _refuse_surrogate(error)
+    except OverflowError as error:
+        raise WireError("invalid", str(error)) from error
 
 
 def decode_embedding(data: bytes) -> Embedding:
@@ -315,33 +318,6 @@ def _read_long(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return (zigzag >> 1) ^ -(zigzag & 1), position
     raise WireError("corrupt", "a number is longer than 10 bytes")
-
-
-# Lengths, indexes and counts repeat from record to record.
-@lru_cache(maxsize=1 << 14)
-def _long(value: int) -> bytes:
-    """Return an Avro int or long: zigzag (twice the number), then seven bits a byte, the lowest first."""
-    if not 0 <= value <= _LONG_MAX:
-        raise WireError("invalid", f"{value} is negative or more than 63 bits")
-    zigzag = value << 1
-    out = bytearray()
-    while zigzag > 0x7F:
-        out.append(zigzag & 0x7F | 0x80)
-        zigzag >>= 7
-    out.append(zigzag)
-    return bytes(out)
-
-
-def _string(value: str) -> bytes:
-    data = value.encode()
-    return _long(len(data)) + data
-
-
-def _string_map(value: dict[str, str]) -> bytes:
-    if not value:
-        return _long(0)
-    pairs = [_string(part) for pair in value.items() for part in pair]
-    return b"".join((_long(len(value)), *pairs, _long(0)))
 
 
 def _validate(model: type[_R], fields: dict[str, Any]) -> _R:

@@ -15,8 +15,10 @@ __all__ = [
     "DeadLetters",
     "Documents",
     "Embeddings",
+    "Exclude",
     "Exit",
     "Group",
+    "Include",
     "Json",
     "Servers",
     "load",
@@ -29,6 +31,13 @@ Documents = Annotated[str | None, typer.Option("--documents-topic", help="Topic 
 Embeddings = Annotated[str | None, typer.Option("--embeddings-topic", help="Topic of the embeddings.")]
 DeadLetters = Annotated[str | None, typer.Option("--dead-letters-topic", help="Topic of what failed.")]
 Group = Annotated[str | None, typer.Option("--group", help="Consumer group.")]
+Include = Annotated[
+    list[str] | None, typer.Option("--include", help="Only files that this glob matches; repeatable.")
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", help="Not what this glob matches; repeatable."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 
 

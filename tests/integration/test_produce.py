@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,12 @@ from embedstream.broker import EmbeddedBroker
 from embedstream.errors import ConfigError, ServiceUnavailableError, UsageError
 from embedstream.kafka import make_admin, make_consumer
 from embedstream.settings import KafkaSettings, ProducerSettings, Settings
-from producer.documents import check
+from producer.documents import PreparedDocument
 from producer.produce import produce
+from producer.reading import FileToRead, read_task
 from producer.refusals import Refusal
-from producer.sender import Sender
-from producer.sources import read
+from producer.sender import Deletion, Sender
+from producer.source import ReadingRules
 from producer.walk import FoundFile
 from schemas.records import Document
 from schemas.wire import decode_document
@@ -127,7 +129,7 @@ def write_mixed_corpus(root: Path) -> None:
         "word.txt": b"w" * 100_000,
         "scripts.txt": "😀 עברית العربية 漢字仮名 हिन्दी".encode(),
         "front.md": b"---\ntitle: No\xc3\xabl\nlanguage: no\n---\nBody.\n",
-        "front-broken.md": b"---\ntitle: a: b\n---\nBody.\n",
+        "front-broken.md": b"---\ntitle: a: b\nmore\n---\nBody.\n",
         "twice.jsonl": b'{"id": "same", "content": "First."}\n{"id": "same", "content": "Second."}\n',
         ".hidden": b"",
         "page.html": b"<p>",
@@ -203,7 +205,21 @@ def test_a_record_larger_than_the_topic_takes_is_refused_with_the_mend(
     assert "max.message.bytes" in summary.refusals[0].message
     assert "producer.segment_bytes" in summary.refusals[0].message
     assert documents(topics).keys() == {"small.txt"}
-    assert produce([tmp_path], settings(topics, 16_384), progress=False).documents == 3
+    again = produce([tmp_path], settings(topics, 16_384), progress=False)
+    assert (again.documents, again.unchanged_files, again.refused) == (2, 1, {})
+
+
+@dataclass
+class Refusals:
+    """Keeps what a sender says did not arrive."""
+
+    found: list[Refusal]
+
+    def arrived(self, item: PreparedDocument | Deletion, version: int) -> None:
+        pass
+
+    def not_arrived(self, item: PreparedDocument | Deletion, refusal: Refusal) -> None:
+        self.found.append(refusal)
 
 
 @pytest.mark.slow
@@ -212,14 +228,15 @@ def test_a_record_that_the_broker_refuses_is_reported_and_the_rest_arrives(
 ) -> None:
     topics = make_topics(kafka_broker.bootstrap, partitions=1)
     refusals: list[Refusal] = []
-    sender = Sender(settings(topics, client={"linger.ms": "0"}), refusals.append)
+    told = settings(topics, client={"linger.ms": "0"})
+    sender = Sender(told, make_admin(told.kafka), Refusals(refusals))
     lower_limit(topics, 20_000)
 
     def send(name: str, text: bytes) -> None:
         (tmp_path / name).write_bytes(text)
-        (raw,) = read(FoundFile(str(tmp_path / name), name), lambda _: None)
-        assert not isinstance(raw, Refusal)
-        sender.send(check(raw), raw.where)
+        (chunk,) = read_task([FileToRead(1, FoundFile(str(tmp_path / name), name))], ReadingRules())
+        (document,) = chunk.documents
+        sender.send(document, str(tmp_path / name))
         wait_until(lambda: sender.flush(0.1), message=f"{name} was never settled")
 
     send("a.txt", b"Small.")

@@ -15,10 +15,12 @@ def refused(text: str) -> str:
     return caught.value.message
 
 
-def test_the_body_is_all_that_follows_the_closing_line() -> None:
+def test_the_body_is_what_follows_the_closing_line_and_one_empty_line() -> None:
     fields, body = split_front_matter("---\ntitle: T\ntags: [a, b]\n---\n\n# Head\n---\nrest\n")
     assert fields == {"title": "T", "tags": ["a", "b"]}
-    assert body == "\n# Head\n---\nrest\n"
+    assert body == "# Head\n---\nrest\n"
+    assert split_front_matter("---\na: b\n---\n\n\n body")[1] == "\n body"
+    assert split_front_matter("---\na: b\n---\n body")[1] == " body"
 
 
 @pytest.mark.parametrize("text", ["---\r\ntitle: T\r\n---\r\nbody", "--- \ntitle: T\n...\nbody"])
@@ -53,10 +55,28 @@ def test_empty_front_matter_holds_nothing() -> None:
 
 @pytest.mark.parametrize(
     "front",
-    ["title: a: b", "title: 'open", "- a list", "just text", "a: \x07", "a: [", "? [k]\n: v", "\ta: b"],
+    ["title: a: b\nmore", "- a list", "just text", " a: \x07", "a:\n- [", "? [k]\n: v", "\ta: b"],
 )
 def test_what_is_no_mapping_in_yaml_is_refused(front: str) -> None:
     assert "front matter" in refused(f"---\n{front}\n---\nbody")
+
+
+def test_lines_of_a_program_that_quotes_nothing_are_taken_as_they_stand() -> None:
+    front = (
+        "title: Capital: a critique\nauthor: 'Quoted: well'\nnote: *emphasis* here\nopen: [\n"
+        'says: "yes" he said\n'
+        "none:\nlanguage: no\nsource_url: https://a.example/b#c\nhash: a #b"
+    )
+    assert split_front_matter(f"---\n{front}\n---\nbody")[0] == {
+        "title": "Capital: a critique",
+        "author": "Quoted: well",
+        "note": "*emphasis* here",
+        "open": "[",
+        "says": '"yes" he said',
+        "language": "no",
+        "source_url": "https://a.example/b#c",
+        "hash": "a",
+    }
 
 
 def test_a_tag_that_would_run_code_is_only_text() -> None:
@@ -65,7 +85,9 @@ def test_a_tag_that_would_run_code_is_only_text() -> None:
 
 
 def test_aliases_are_refused_before_they_multiply() -> None:
-    lines = ["a0: &a0 x"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    lines = ["list:", "- a", "a0: &a0 x"] + [
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)
+    ]
     assert "alias" in refused("---\n" + "\n".join(lines) + "\n---\nbody")
 
 

@@ -23,6 +23,7 @@ class Terminal(io.StringIO):
 def every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BAR_SECONDS", 0.0)
     monkeypatch.setattr(module, "_LOG_SECONDS", 1e-9)
+    monkeypatch.setattr(module, "_MEASURE_AFTER_SECONDS", 0.0)
 
 
 def test_a_terminal_gets_a_bar_with_documents_speed_and_time_left(
@@ -33,7 +34,7 @@ def test_a_terminal_gets_a_bar_with_documents_speed_and_time_left(
     monkeypatch.setenv("TERM", "xterm")
     with Progress(shown=True, measure=lambda: [5_000_000, 5_000_000]) as progress:
         for _ in range(1234):
-            progress.document()
+            progress.documents += 1
 
         def shown() -> bool:
             progress.read(1000)
@@ -51,7 +52,7 @@ def test_elsewhere_events_are_logged_with_the_time_left(
         structlog.testing.capture_logs() as events,
         Progress(shown=True, measure=lambda: [3_000_000]) as progress,
     ):
-        progress.document()
+        progress.documents += 1
 
         def told() -> bool:
             progress.read(1000)
@@ -71,7 +72,7 @@ def test_unasked_nothing_is_shown_or_measured(capfd: pytest.CaptureFixture[str])
 
     with Progress(shown=False, measure=measure) as progress:
         progress.read(10)
-        progress.document()
+        progress.documents += 1
         progress.show()
     assert (progress.bytes_read, progress.documents) == (10, 1)
     assert capfd.readouterr() == ("", "")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from producer import sources
+from producer import source
 from producer.documents import RawDocument, check
 from producer.refusals import Reason, Refusal, RefusedError, printable
 from producer.sources import is_known, read
@@ -133,7 +133,7 @@ def test_markdown_has_its_front_matter_as_fields(tmp_path: Path) -> None:
 
 
 def test_broken_front_matter_is_refused(tmp_path: Path) -> None:
-    assert reason(tmp_path / "a.md", b"---\ntitle: a: b\n---\nbody") == Reason.BAD_FRONT_MATTER
+    assert reason(tmp_path / "a.md", b"---\ntitle: a: b\nmore\n---\nbody") == Reason.BAD_FRONT_MATTER
     assert reason(tmp_path / "b.md", b"---\ntitle: \xff\n---\nbody") == Reason.NOT_UTF8
 
 
@@ -211,7 +211,7 @@ def test_damaged_or_wrongly_named_data_is_refused(tmp_path: Path, suffix: str) -
 def test_a_document_over_the_limit_is_refused_and_the_next_line_is_read(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 100_000)
+    monkeypatch.setattr(source, "MAX_DOCUMENT_BYTES", 100_000)
     data = lines({"content": "a" * 500_000}, {"content": "b"})
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(compressed(suffix, data) if suffix else data)

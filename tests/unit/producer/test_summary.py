@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 
-from producer.produce import Summary
 from producer.refusals import Reason, Refusal
+from producer.summary import Summary
 
 
 def summary(**changes: object) -> Summary:

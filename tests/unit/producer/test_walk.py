@@ -13,7 +13,7 @@ from embedstream.errors import UsageError
 from producer import walk as module
 from producer.refusals import Reason, Refusal
 from producer.sources import is_known
-from producer.walk import FoundFile, check_paths, walk
+from producer.walk import Batch, FoundFile, check_paths, walk
 
 
 def make(root: Path, *names: str) -> None:
@@ -24,7 +24,9 @@ def make(root: Path, *names: str) -> None:
 
 def walked(*paths: Path | str) -> tuple[list[str], list[Refusal]]:
     refusals: list[Refusal] = []
-    return [file.relative for file in walk(paths, is_known, refusals.append)], refusals
+    return [
+        file.relative for batch in walk(paths, is_known, refusals.append) for file in batch.files
+    ], refusals
 
 
 def reasons(refusals: list[Refusal]) -> dict[Reason, int]:
@@ -33,7 +35,7 @@ def reasons(refusals: list[Refusal]) -> dict[Reason, int]:
 
 def test_files_come_in_order_with_paths_relative_to_the_root(tmp_path: Path) -> None:
     make(tmp_path, "b/2.json", "b/10.json", "a.md", "c.txt", "b/x/y.jsonl.gz")
-    names = ["a.md", "b/10.json", "b/2.json", "b/x/y.jsonl.gz", "c.txt"]
+    names = ["a.md", "c.txt", "b/10.json", "b/2.json", "b/x/y.jsonl.gz"]
     assert walked(tmp_path) == (names, [])
     assert walked(f"{tmp_path}/")[0] == names
     assert walked(tmp_path / "b")[0] == ["10.json", "2.json", "x/y.jsonl.gz"]
@@ -77,7 +79,7 @@ def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_utf8_becomes_text_that_can_be_sent(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))).touch()
-    (file,) = walk([tmp_path], is_known, lambda _: None)
+    ((file,),) = (batch.files for batch in walk([tmp_path], is_known, lambda _: None))
     assert file.relative == "caf\\xe9.txt"
     assert Path(file.path).exists()
 
@@ -104,20 +106,45 @@ def test_a_folder_that_may_not_be_read_is_refused_and_the_rest_goes_on() -> None
 def test_a_folder_that_goes_while_it_is_walked_is_refused(tmp_path: Path) -> None:
     make(tmp_path, "a.json", "b/2.json", "c.json")
     refusals: list[Refusal] = []
-    files = walk([tmp_path], is_known, refusals.append)
-    first = next(files)
+    batches = walk([tmp_path], is_known, refusals.append)
+    first = next(batches)
     (tmp_path / "b" / "2.json").unlink()
     (tmp_path / "b").rmdir()
-    assert [first.relative, *(file.relative for file in files)] == ["a.json", "c.json"]
+    assert [file.relative for file in first.files] == ["a.json", "c.json"]
+    assert list(batches) == []
     assert reasons(refusals) == {Reason.VANISHED: 1}
 
 
-def test_a_huge_folder_is_sorted_in_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SORTED_AT_A_TIME", 10)
-    make(tmp_path, *(f"{n:03}.json" for n in range(35)))
-    names, _ = walked(tmp_path)
-    assert sorted(names) == [f"{n:03}.json" for n in range(35)]
-    assert all(run == sorted(run) for run in (names[i : i + 10] for i in range(0, 35, 10)))
+def test_a_huge_folder_comes_in_batches_each_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_FILES", 10)
+    make(tmp_path, *(f"{n:03}.json" for n in range(35)), *(f"d{n:02}/a.json" for n in range(15)))
+    batches = list(walk([tmp_path], is_known, lambda _: None))
+    assert {batch.root for batch in batches} == {str(tmp_path)}
+    own = [[file.relative for file in batch.files] for batch in batches if not batch.folder]
+    assert sorted(name for names in own for name in names) == [f"{n:03}.json" for n in range(35)]
+    assert all(names == sorted(names) and 1 <= len(names) <= 10 for names in own)
+    inner = {batch.folder: batch.files for batch in batches if batch.folder}
+    assert {f"d{n:02}/" for n in range(15)} == inner.keys()
+    assert all([file.relative for file in files] == [f"{name}a.json"] for name, files in inner.items())
+
+
+def test_each_file_comes_with_its_size_and_time(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"12345")
+    os.utime(tmp_path / "a.txt", ns=(0, 1_700_000_000_123_456_789))
+    for path in (tmp_path, tmp_path / "a.txt"):
+        ((file,),) = (batch.files for batch in walk([path], is_known, lambda _: None))
+        assert (file.size, file.mtime_ns) == (5, 1_700_000_000_123_456_789)
+
+
+def test_a_walk_that_is_given_up_closes_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_FILES", 2)
+    make(tmp_path, *(f"{n}.json" for n in range(9)))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    batches = walk([tmp_path], is_known, lambda _: None)
+    next(batches)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    batches.close()  # type: ignore[attr-defined]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_folders_deeper_than_pythons_stack_are_walked(tmp_path: Path) -> None:
@@ -154,4 +181,6 @@ def test_a_file_of_no_known_kind_or_nothing_at_all_is_a_wrong_command_line(tmp_p
 def test_a_file_named_by_itself_is_taken_though_it_is_hidden(tmp_path: Path) -> None:
     make(tmp_path, ".b.txt")
     path = tmp_path / ".b.txt"
-    assert list(walk([path], is_known, lambda _: None)) == [FoundFile(str(path), ".b.txt")]
+    found = path.stat()
+    file = FoundFile(str(path), ".b.txt", 0, found.st_mtime_ns)
+    assert list(walk([path], is_known, lambda _: None)) == [Batch(str(path), "", [file])]

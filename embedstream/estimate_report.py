@@ -1,0 +1,213 @@
+"""An estimate as it is told, to a person and to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from embedstream.costs import ModelShape, Speed
+from embedstream.sampling import Total
+
+if TYPE_CHECKING:
+    from producer.refusals import Refusal
+
+__all__ = ["Estimate", "GpuCost", "Hosted"]
+
+Range = tuple[float, float, float]
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class GpuCost:
+    """What one kind of GPU takes: low, likely and high hours of the clock, and dollars for all pods."""
+
+    gpu: str
+    price: float
+    speed: Speed
+    hours: Range
+    dollars: Range
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """What a hosted service takes: low, likely and high dollars."""
+
+    name: str
+    dollars: Range
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """All that is told.
+
+    Attributes:
+        files: How many, of known kinds.
+        bytes: Their size as they lie there.
+        totals: What the whole corpus holds, by name; `packed` is the text as zstd makes it.
+        sampled: The same counts of the sample, with `units` and `bytes`.
+        unreadable: Folders that could not be read.
+        shape: Of the model.
+        basis: Where tokenizer and shape come from.
+        pods: GPUs at work at the same time.
+        costs: For each GPU.
+        hosted: For each hosted service.
+        bought: For each GPU that is bought instead.
+        prices_from: Which prices, and their date.
+        replication: Copies that the broker keeps.
+        record_bytes: Of an embedding record beside vector and text.
+    """
+
+    files: int
+    bytes: int
+    totals: Mapping[str, Total]
+    sampled: Mapping[str, int]
+    unreadable: tuple[Refusal, ...]
+    shape: ModelShape
+    basis: str
+    pods: int
+    costs: tuple[GpuCost, ...]
+    hosted: tuple[Hosted, ...]
+    bought: tuple[GpuCost, ...]
+    prices_from: str
+    replication: int
+    record_bytes: int
+
+    @property
+    def disk(self) -> dict[str, float]:
+        """Bytes on the broker before replication: vectors taken not to compress, text as in the sample."""
+        text = self.totals["packed"].value
+        passages = self.totals["passages"].value
+        ratio = text / max(self.totals["text_bytes"].value, 1.0)
+        vectors = passages * self.shape.dim * _FLOAT_BYTES
+        return {
+            "documents": text,
+            "vectors": vectors,
+            "passages_text": text + passages * self.record_bytes * ratio,
+            "all": 2 * text + vectors + passages * self.record_bytes * ratio,
+        }
+
+    @property
+    def network(self) -> dict[str, float]:
+        """Bytes that cross the network: into the broker, between its copies, to the GPUs and back."""
+        disk = self.disk
+        return {
+            "producer_to_broker": disk["documents"],
+            "broker_to_gpus": disk["documents"],
+            "gpus_to_broker": disk["all"] - disk["documents"],
+            "between_brokers": disk["all"] * (self.replication - 1),
+        }
+
+    def to_json(self) -> dict[str, object]:
+        """Return the estimate as what `json.dumps` takes; a range is low, likely, high."""
+        return {
+            "files": self.files,
+            "bytes": self.bytes,
+            **{
+                name: {"low": round(each.low), "likely": round(each.value), "high": round(each.high)}
+                for name, each in self.totals.items()
+                if name != "packed"
+            },
+            "sampled": dict(self.sampled),
+            "unreadable": [{"path": each.path, "message": each.message} for each in self.unreadable],
+            "model": self.shape.name,
+            "architecture": self.shape.architecture,
+            "window": self.shape.window,
+            "dim": self.shape.dim,
+            "basis": self.basis,
+            "pods": self.pods,
+            "gpus": [_gpu_json(each) for each in self.costs],
+            "hosted": [_hosted_json(each) for each in self.hosted],
+            "bought": [_gpu_json(each) for each in self.bought],
+            "prices": self.prices_from,
+            "replication": self.replication,
+            "disk_bytes": {name: round(size) for name, size in self.disk.items()},
+            "disk_bytes_replicated": round(self.disk["all"] * self.replication),
+            "network_bytes": {name: round(size) for name, size in self.network.items()},
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield the estimate for a person to read."""
+        yield f"{self.files:,} files, {_size(self.bytes)}; each likely value with its range in brackets"
+        for name in ("documents", "refused", "text_bytes", "tokens", "passages"):
+            yield f"  {name.replace('_', ' '):<12} {_about(self.totals[name])}"
+        for refusal in self.unreadable[:10]:
+            yield f"  not counted: {refusal.path}: {refusal.message}"
+        told = f"{self.pods} GPUs" if self.pods > 1 else "one GPU"
+        yield f"{self.shape.name}, {self.shape.window} tokens, {self.shape.dim} dimensions, on {told}:"
+        for cost in self.costs:
+            yield f"  {cost.gpu} at ${cost.price:.2f}/h: {_hours(cost.hours)}, {_dollars(cost.dollars)}"
+            yield f"    {cost.speed.likely:,.0f} tokens/s each: {cost.speed.basis}"
+        yield f"instead, by {self.prices_from}:"
+        for service in self.hosted:
+            yield f"  {service.name}: {_dollars(service.dollars)}"
+        for cost in self.bought:
+            yield f"  {cost.gpu}: {_dollars(cost.dollars)}, {_hours(cost.hours)}"
+        disk = self.disk
+        yield (
+            f"broker: {_size(disk['documents'])} documents, {_size(disk['vectors'])} vectors,"
+            f" {_size(disk['passages_text'])} text of passages: {_size(disk['all'])},"
+            f" with {self.replication} copies {_size(disk['all'] * self.replication)}"
+        )
+        yield "network: " + ", ".join(f"{_size(n)} {k.replace('_', ' ')}" for k, n in self.network.items())
+        yield (
+            f"rests on {self.sampled['documents']:,} documents of {_size(self.sampled['bytes'])}"
+            f" in {self.sampled['units']:,} places; tokens by {self.basis}; the range of a count holds"
+            " 95% of samples, hours add that of the speed; vectors are taken not to compress"
+        )
+
+
+def _gpu_json(cost: GpuCost) -> dict[str, object]:
+    return {
+        "gpu": cost.gpu,
+        "price_per_hour": cost.price,
+        "tokens_per_second": {
+            "low": round(cost.speed.low),
+            "likely": round(cost.speed.likely),
+            "high": round(cost.speed.high),
+        },
+        "measured": cost.speed.measured,
+        "basis": cost.speed.basis,
+        "hours": _range_json(cost.hours),
+        "dollars": _range_json(cost.dollars),
+    }
+
+
+def _hosted_json(service: Hosted) -> dict[str, object]:
+    return {"name": service.name, "dollars": _range_json(service.dollars), "source": service.source}
+
+
+def _range_json(found: Range) -> dict[str, float]:
+    low, likely, high = (round(each, 4) for each in found)
+    return {"low": low, "likely": likely, "high": high}
+
+
+def _about(total: Total) -> str:
+    if not total.error:
+        return f"{total.value:,.0f}"
+    return f"{total.value:,.0f} ({total.low:,.0f} to {total.high:,.0f})"
+
+
+def _hours(found: Range) -> str:
+    low, likely, high = found
+    return f"{_digits(likely)} h ({_digits(low)} to {_digits(high)})"
+
+
+def _dollars(found: Range) -> str:
+    low, likely, high = found
+    likely_told = f"${_digits(likely)}"
+    return likely_told if low == high else f"{likely_told} (${_digits(low)} to ${_digits(high)})"
+
+
+def _digits(found: float) -> str:
+    """Return two decimals, or two digits where that would be nothing."""
+    return f"{found:,.2f}" if found >= 0.1 or not found else f"{found:.2g}"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1000
+    return f"{count:,.2f} TB"

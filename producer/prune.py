@@ -1,0 +1,124 @@
+"""What the ledger knows of and a complete walk did not find any more.
+
+    vanished = Vanished(ledger, roots)
+    vanished.saw([1, 2, 3])       # for every batch of files
+    vanished.find()               # when all that was read has arrived, and is in the ledger
+    for deletion in vanished.deletions(): ...
+
+A document has vanished if its file has, or if the file was read again and does not hold it any more. Where
+another place holds the very same document (its file was moved), that takes the vanished one's part, and there
+is nothing to send.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from producer.ledger import FROM_TOPIC, Ledger
+from producer.sender import Deletion
+
+__all__ = ["Vanished", "orphans"]
+
+_AT_A_TIME = 1000
+
+_FIND = """
+    CREATE TEMP TABLE vanished AS
+    SELECT d.id, d.file, d.version, d.content_hash, d.metadata_hash
+    FROM documents d
+    JOIN files f ON f.id = d.file JOIN folders o ON o.id = f.folder JOIN roots r USING (root)
+    WHERE d.run < f.run OR NOT EXISTS (SELECT 1 FROM seen s WHERE s.file = d.file);
+    CREATE INDEX temp.vanished_by_id ON vanished (id, file);
+    -- The same document in a place that is still there.
+    CREATE TEMP TABLE moved AS
+    SELECT v.id, v.version, min(d.file) AS file
+    FROM vanished v JOIN documents d ON d.id = v.id AND d.content_hash = v.content_hash
+        AND d.metadata_hash = v.metadata_hash AND d.file <> v.file AND d.version IS NULL
+    WHERE v.version IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM vanished w WHERE w.id = d.id AND w.file = d.file)
+    GROUP BY v.id, v.version;
+"""
+_MOVE = (
+    "DELETE FROM documents WHERE version IS NOT NULL AND id IN (SELECT id FROM moved)",
+    "UPDATE documents AS d SET version = m.version FROM moved m WHERE d.id = m.id AND d.file = m.file",
+    # Those that the topic has from elsewhere need no deletion.
+    "DELETE FROM documents WHERE (id, file) IN (SELECT id, file FROM vanished WHERE version IS NULL)",
+    "DELETE FROM vanished WHERE version IS NULL OR id IN (SELECT id FROM moved)",
+)
+_FORGET_FILES = """
+    DELETE FROM files WHERE folder IN (SELECT o.id FROM folders o JOIN roots r USING (root))
+    AND id NOT IN (SELECT file FROM seen) AND id NOT IN (SELECT file FROM documents)
+"""
+
+
+class Vanished:
+    """Remembers which files a walk has found, on disk, to say at its end what is not there any more."""
+
+    def __init__(self, ledger: Ledger, roots: Sequence[str]) -> None:
+        """Begin a walk.
+
+        Args:
+            ledger: Open.
+            roots: What is walked, absolute; files of other roots are left alone.
+        """
+        self._ledger = ledger
+        with ledger.explained() as connection:
+            connection.execute("CREATE TEMP TABLE seen (file INTEGER PRIMARY KEY)")
+            connection.execute("CREATE TEMP TABLE roots (root TEXT PRIMARY KEY)")
+            connection.executemany("INSERT OR IGNORE INTO roots VALUES (?)", [(root,) for root in roots])
+
+    def saw(self, files: Sequence[int]) -> None:
+        """Note that the walk has found these files."""
+        with self._ledger.transaction() as connection:
+            connection.executemany("INSERT OR IGNORE INTO seen VALUES (?)", [(file,) for file in files])
+
+    def find(self) -> tuple[int, int]:
+        """Return how many documents have vanished, and how many the topic has of the roots with them."""
+        with self._ledger.explained() as connection:
+            connection.executescript(_FIND)
+            vanished = connection.execute(
+                "SELECT count(*) FROM vanished WHERE version IS NOT NULL AND id NOT IN (SELECT id FROM moved)"
+            ).fetchone()
+            total = connection.execute(
+                "SELECT count(*) FROM documents d JOIN files f ON f.id = d.file"
+                " JOIN folders o ON o.id = f.folder JOIN roots r USING (root) WHERE d.version IS NOT NULL"
+            ).fetchone()
+        return int(vanished[0]), int(total[0])
+
+    def deletions(self) -> Iterator[Deletion]:
+        """Forget what needs no deletion, and yield one for each of the others; `find` comes first."""
+        with self._ledger.transaction() as connection:
+            for statement in _MOVE:
+                connection.execute(statement)
+        for start in itertools.count(0, _AT_A_TIME):
+            query = "SELECT id, file, version FROM vanished ORDER BY rowid LIMIT ? OFFSET ?"
+            with self._ledger.explained() as connection:
+                rows = connection.execute(query, (_AT_A_TIME, start)).fetchall()
+            if not rows:
+                return
+            yield from (Deletion(*row) for row in rows)
+
+    def forget_files(self) -> None:
+        """Forget the files that have vanished and of which the topic has nothing any more."""
+        with self._ledger.transaction() as connection:
+            connection.execute(_FORGET_FILES)
+
+
+_ORPHANS = f"""
+    SELECT DISTINCT d.file FROM documents d
+    WHERE d.version IS NULL AND d.file <> {FROM_TOPIC}
+    AND NOT EXISTS (SELECT 1 FROM documents s WHERE s.id = d.id AND s.version IS NOT NULL)
+    AND NOT EXISTS (
+        SELECT 1 FROM documents s WHERE substr(s.content_hash, 1, 8) = substr(d.content_hash, 1, 8)
+        AND s.version IS NOT NULL AND s.content_hash = d.content_hash
+    )
+"""  # noqa: S608
+
+
+def orphans(ledger: Ledger) -> set[int]:
+    """Return the files with a document that was left out for another's sake, which the topic has no more.
+
+    They have to be read again though they are as they were.
+    """
+    with ledger.explained() as connection:
+        return {file for (file,) in connection.execute(_ORPHANS)}
