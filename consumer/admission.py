@@ -1,88 +1,85 @@
-"""What must hold before a daemon joins: the topics fit, and what they hold is of this very model.
+"""What must hold before a daemon joins: what the topics hold is of this very model, and of these documents.
 
-A daemon that started wrongly would not fail: it would fill the output with vectors that can't be compared, or
-embed everything a second time. So it refuses, with what to do.
+A daemon that started wrongly would not fail: it would fill the output with vectors that can't be compared,
+embed everything a second time, or leave out what it takes for done. So it refuses, with what to do.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
+from consumer.lineage import refuse_lost_output, refuse_misplaced_output, refuse_other_input
 from consumer.outbound import OutputLayout
+from consumer.position import refuse_beyond, refuse_expired
 from consumer.tail import Written, newest_written
+from consumer.topics import Topics
 from embedstream.errors import ConfigError
-from embedstream.kafka import explain, make_consumer, topic_partitions
+from embedstream.kafka import explain, make_consumer
 from embedstream.logs import get_logger
-from embedstream.offsets import GroupOffsets, committed_offsets, start_offsets
-from embedstream.settings import KafkaSettings, Settings
+from embedstream.offsets import GroupOffsets, committed_offsets, end_offsets, start_offsets
+from embedstream.settings import Settings
 
-__all__ = ["admit", "read_layout"]
+__all__ = ["admit"]
 
-# Kafka's default for max.message.bytes; assumed where a broker does not tell.
-DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
-READ_SECONDS = 10.0
 # Offsets are committed right after output in at-least-once mode: a look in between sees output without them.
 LOOKS = 3
 
 _log = get_logger("admission")
 
 
-def read_layout(admin: AdminClient, kafka: KafkaSettings) -> OutputLayout:
-    """Looks at the three topics.
+def admit(admin: AdminClient, settings: Settings, topics: Topics, fingerprint: str) -> None:
+    """Checks that group and output belong to the model and the documents, and that no offset was forgotten.
 
     Raises:
-        ConfigError: a topic is missing, or an output topic has fewer partitions than the documents.
+        ConfigError: another model's group or output; a topic that was made again; offsets that the broker has
+            forgotten, unless `consumer.recover_offsets` is set; a committed offset that the topic does not
+            hold, unless its records expired and `consumer.expired_offsets` is "skip".
         ServiceUnavailableError: no broker answers.
     """
-    documents = topic_partitions(admin, kafka.documents_topic, "kafka.documents_topic")
-    embeddings = topic_partitions(admin, kafka.embeddings_topic, "kafka.embeddings_topic")
-    dead_letters = topic_partitions(admin, kafka.dead_letters_topic, "kafka.dead_letters_topic")
-    if dead_letters < documents:
-        raise ConfigError(
-            f"kafka.dead_letters_topic {kafka.dead_letters_topic!r} has too few partitions ({dead_letters}"
-            f" for the {documents} of {kafka.documents_topic!r})",
-            f"make it with `embedstream topics create --partitions {documents}`, or add partitions to it",
-        )
-    limits = _max_message_bytes(admin, [kafka.embeddings_topic, kafka.dead_letters_topic])
-    return OutputLayout(
-        kafka.embeddings_topic,
-        embeddings,
-        limits[kafka.embeddings_topic],
-        kafka.dead_letters_topic,
-        dead_letters,
-        limits[kafka.dead_letters_topic],
+    # The end of a partition is told when a fetch comes back empty, which a broker delays by half a second.
+    reader = make_consumer(
+        settings.kafka, group_id=f"{settings.consumer.group}.admission", fetch_wait_max_ms=10
     )
+    try:
+        with closing(reader):
+            _admit(admin, reader, settings, topics, fingerprint)
+    except KafkaException as exception:
+        raise explain(exception) from None
 
 
-def admit(admin: AdminClient, settings: Settings, layout: OutputLayout, fingerprint: str) -> None:
-    """Checks that the group and the output belong to the model, and that no offset was forgotten.
-
-    Raises:
-        ConfigError: another model's group or output; offsets that the broker has forgotten, unless
-            `consumer.recover_offsets` is set; a committed offset below the retained log.
-    """
-    kafka, group = settings.kafka, settings.consumer.group
-    partitions = range(topic_partitions(admin, kafka.documents_topic))
-    committed = committed_offsets(kafka, group, kafka.documents_topic, partitions)
+def _admit(
+    admin: AdminClient, reader: Consumer, settings: Settings, topics: Topics, fingerprint: str
+) -> None:
+    kafka, group, layout = settings.kafka, settings.consumer.group, topics.layout
+    topic, partitions = kafka.documents_topic, range(topics.documents_partitions)
+    starts = start_offsets(admin, topic, partitions)
+    committed = committed_offsets(kafka, group, topic, partitions)
     forgotten: list[TopicPartition] = []
     for look in range(LOOKS):
         if look:
             time.sleep(1.0)
-        missing = set(partitions) - set(committed)
-        written = _written(settings, layout, missing)
+        before, missing = committed, set(partitions) - set(committed)
+        embeddings, dead_letters = _written(reader, topic, layout, missing)
+        written = [*embeddings, *dead_letters]
         # Read again: another daemon may have committed its first window meanwhile.
-        committed = committed_offsets(kafka, group, kafka.documents_topic, partitions)
+        committed = committed_offsets(kafka, group, topic, partitions)
+        ends = end_offsets(admin, topic, partitions)
+        refuse_other_input(reader, topic, written, starts, ends)
+        refuse_misplaced_output(embeddings, layout.embeddings_topic, layout.embeddings_partitions)
         _refuse_other_model(settings, committed, written, fingerprint)
-        forgotten = _forgotten(committed, written, missing, kafka.documents_topic)
+        forgotten = _forgotten(committed, written, missing, topic)
         if not forgotten:
             break
     if forgotten:
         _recover(settings, forgotten, fingerprint)
-    _refuse_expired(admin, settings, committed, partitions)
+    if not any(end_offsets(admin, layout.embeddings_topic, range(layout.embeddings_partitions)).values()):
+        refuse_lost_output(reader, topic, layout, before, dead_letters, starts)
+    _refuse_out_of_range(settings, committed, starts, ends)
 
 
 def _refuse_other_model(
@@ -134,55 +131,33 @@ def _recover(settings: Settings, forgotten: list[TopicPartition], fingerprint: s
     _log.info("offsets_recovered", offsets={each.partition: each.offset for each in offsets})
 
 
-def _refuse_expired(
-    admin: AdminClient,
+def _refuse_out_of_range(
     settings: Settings,
     committed: Mapping[int, TopicPartition],
-    partitions: Iterable[int],
+    starts: Mapping[int, int],
+    ends: Mapping[int, int],
 ) -> None:
-    topic = settings.kafka.documents_topic
-    starts = start_offsets(admin, topic, partitions)
+    topic, group = settings.kafka.documents_topic, settings.consumer.group
     for partition, each in sorted(committed.items()):
-        if each.offset < starts[partition]:
-            raise ConfigError(
-                f"{topic!r} partition {partition} starts at {starts[partition]}, after the committed offset"
-                f" {each.offset} of consumer.group {settings.consumer.group!r}: records were deleted unread",
-                "send them again with `embedstream produce`, and reset the group's offsets or name another",
-            )
+        if each.offset > ends[partition]:
+            refuse_beyond(topic, partition, each.offset, ends[partition], group)
+        if each.offset < starts[partition] and settings.consumer.expired_offsets == "stop":
+            refuse_expired(topic, partition, each.offset, starts[partition], group)
 
 
-def _written(settings: Settings, layout: OutputLayout, missing: set[int]) -> list[Written]:
+def _written(
+    reader: Consumer, documents: str, layout: OutputLayout, missing: set[int]
+) -> tuple[list[Written], list[Written]]:
     """The newest output of each partition, and of each input partition that has no committed offset."""
-    # The end of a partition is told when a fetch comes back empty, which a broker delays by half a second.
-    group = f"{settings.consumer.group}.admission"
-    consumer = make_consumer(settings.kafka, group_id=group, fetch_wait_max_ms=10)
-    documents = settings.kafka.documents_topic
-    found: list[Written] = []
-    try:
-        for topic, count in (
-            (layout.embeddings_topic, layout.embeddings_partitions),
-            (layout.dead_letters_topic, layout.dead_letters_partitions),
-        ):
-            for partition in range(count):
-                inputs = {each for each in missing if each % count == partition}
-                found += newest_written(consumer, topic, partition, documents, inputs)
-    except KafkaException as exception:
-        raise explain(exception) from None
-    finally:
-        consumer.close()
-    return found
-
-
-def _max_message_bytes(admin: AdminClient, topics: list[str]) -> dict[str, int]:
-    """The largest record batch that each topic takes, in bytes."""
-    resources = {topic: ConfigResource(ResourceType.TOPIC, topic) for topic in topics}
-    limits = dict.fromkeys(topics, DEFAULT_MAX_MESSAGE_BYTES)
-    futures = admin.describe_configs(list(resources.values()), request_timeout=READ_SECONDS)
-    for topic, resource in resources.items():
-        try:
-            entry = futures[resource].result().get("max.message.bytes")
-            if entry is not None and entry.value is not None:
-                limits[topic] = int(entry.value)
-        except (KafkaException, ValueError):
-            _log.info("topic_settings_unknown", topic=topic, assumed_max_message_bytes=limits[topic])
-    return limits
+    found: list[list[Written]] = []
+    for topic, count in (
+        (layout.embeddings_topic, layout.embeddings_partitions),
+        (layout.dead_letters_topic, layout.dead_letters_partitions),
+    ):
+        own = []
+        for partition in range(count):
+            inputs = {each for each in missing if each % count == partition}
+            own += newest_written(reader, topic, partition, documents, inputs)
+        found.append(own)
+    embeddings, dead_letters = found
+    return embeddings, dead_letters

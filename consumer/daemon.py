@@ -16,12 +16,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from consumer.admission import admit, read_layout
+from consumer.admission import admit
 from consumer.dead_letter_limit import DeadLetterLimit
 from consumer.deliver import Deliverer, Delivery
 from consumer.drained import Drained
@@ -33,9 +34,11 @@ from consumer.outbound import OutputLayout
 from consumer.ownership import Ownership
 from consumer.plain_commit import PlainDelivery
 from consumer.poll import Poller
+from consumer.position import place
 from consumer.prepare import Preparer
 from consumer.queues import BoundedQueue
 from consumer.records import EmbeddedWindow, Polled, Window
+from consumer.topics import Topics
 from consumer.transaction import TransactionalDelivery
 from consumer.windows import WindowBuilder
 from embedstream.errors import EmbedstreamError, TryAgainError
@@ -56,6 +59,8 @@ MAIN_LOOK_SECONDS = 0.2
 STOP_MEND = "start the daemon again: it is read again; consumer.stop_seconds gives it more time"
 # The first window, before a rate is known: enough batches to measure one.
 FIRST_BATCHES = 8
+# The Kafka client's own default for what it sends to a partition at once.
+BATCH_BYTES = 1_000_000
 
 _log = get_logger("daemon")
 
@@ -114,26 +119,24 @@ class Daemon:
 
     def _work(self) -> None:
         admin = make_admin(self._settings.kafka)
-        layout = read_layout(admin, self._settings.kafka)
+        topics = Topics(admin, self._settings.kafka)
         encoder_thread = EncoderThread(self._load, self._fail)
         try:
-            self._admit_and_consume(admin, layout, encoder_thread)
+            self._admit_and_consume(admin, topics, encoder_thread)
         finally:
             encoder_thread.end()
 
-    def _admit_and_consume(
-        self, admin: AdminClient, layout: OutputLayout, encoder_thread: EncoderThread
-    ) -> None:
+    def _admit_and_consume(self, admin: AdminClient, topics: Topics, encoder_thread: EncoderThread) -> None:
         encoder = encoder_thread.encoder()
         self._tell(encoder)
-        admit(admin, self._settings, layout, encoder.info.fingerprint)
+        admit(admin, self._settings, topics, encoder.info.fingerprint)
         group, drained = self._settings.consumer.group, None
         if self._settings.consumer.until_drained:
             drained = Drained(admin, self._settings.kafka, group)
             if drained.is_reached():
                 _log.info("drained", group=group)
                 return
-        self._consume(drained, layout, encoder, encoder_thread)
+        self._consume(drained, topics, encoder, encoder_thread)
 
     def _tell(self, encoder: Encoder) -> None:
         """The model and how it runs, once in the log and in the metrics."""
@@ -155,7 +158,7 @@ class Daemon:
         _log.info("model_loaded", **told)
 
     def _consume(
-        self, drained: Drained | None, layout: OutputLayout, encoder: Encoder, encoder_thread: EncoderThread
+        self, drained: Drained | None, topics: Topics, encoder: Encoder, encoder_thread: EncoderThread
     ) -> None:
         settings = self._settings.consumer
         inputs: BoundedQueue[Polled] = BoundedQueue(settings.queue_bytes)
@@ -177,13 +180,13 @@ class Daemon:
             encoder_is_idle=embedder.is_idle,
             moved=progressed,
         )
-        delivery = self._make_delivery(poller, ownership, encoder.info.fingerprint)
+        delivery = self._make_delivery(poller, ownership, topics.layout, encoder.info.fingerprint)
         deliverer = Deliverer(
             embedded,
             delivery,
             ownership,
             DeadLetterLimit(settings.max_dead_letter_ratio, settings.dead_letter_span),
-            layout,
+            topics.confirm,
             encoder.info,
             self.metrics,
             store_text=settings.store_text,
@@ -261,6 +264,10 @@ class Daemon:
             "client_id": f"embedstream-{settings.instance_id}",
             "statistics_interval_ms": int(STATISTICS_SECONDS * 1000),
             "stats_cb": self.liveness.told,
+            # Where to begin is decided in consumer.position, never by the client.
+            "auto_offset_reset": "error",
+            # How soon partitions that were added are noticed; the client's default is five minutes.
+            "topic_metadata_refresh_interval_ms": 30_000,
         }
         if settings.group_protocol == "consumer":
             group["group_protocol"] = "consumer"
@@ -282,13 +289,26 @@ class Daemon:
             self.metrics,
             revoke_seconds=REVOKE_SECONDS,
             max_poll_seconds=settings.max_poll_interval_seconds,
+            place=partial(
+                place,
+                group=settings.group,
+                skip_expired=settings.expired_offsets == "skip",
+                metrics=self.metrics,
+            ),
         )
 
-    def _make_delivery(self, poller: Poller, ownership: Ownership, fingerprint: str) -> Delivery:
+    def _make_delivery(
+        self, poller: Poller, ownership: Ownership, layout: OutputLayout, fingerprint: str
+    ) -> Delivery:
         settings, kafka = self._settings.consumer, self._settings.kafka
         name = f"embedstream-{settings.group}-{settings.instance_id}"
         # Dead letters carry up to 4 MiB; the topics' own limits were checked before.
-        common = {"message_max_bytes": 8 * 1024 * 1024, "client_id": name}
+        common = {
+            "message_max_bytes": 8 * 1024 * 1024,
+            # A batch that is too large for its topic is refused whole, however small its records.
+            "batch_size": max(1, min(BATCH_BYTES, layout.batch_bytes)),
+            "client_id": name,
+        }
         if settings.delivery == "at-least-once":
             return PlainDelivery(lambda: make_producer(kafka, **common), poller, fingerprint=fingerprint)
         timeout_ms = int(settings.transaction_timeout_seconds * 1000)
@@ -301,6 +321,7 @@ class Daemon:
             poller,
             ownership,
             topic=kafka.documents_topic,
+            transactional_id=name,
             fingerprint=fingerprint,
             timeout_seconds=settings.transaction_timeout_seconds,
             stopping=self._is_ending,

@@ -17,7 +17,7 @@ from consumer.outbound import ItemRecords, OutputLayout, build_records
 from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue, Closed
 from consumer.records import Deletion, EmbeddedWindow, EndOfPartition, SplitDocument, polled
-from embedstream.errors import FencedError, TryAgainError
+from embedstream.errors import FencedError, ServiceUnavailableError, TryAgainError
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
 
@@ -76,7 +76,7 @@ class Deliverer:
         delivery: Delivery,
         ownership: Ownership,
         limit: DeadLetterLimit,
-        layout: OutputLayout,
+        layout: Callable[[], OutputLayout],
         model: ModelInfo,
         metrics: Metrics,
         *,
@@ -92,7 +92,7 @@ class Deliverer:
             delivery: how a window lands.
             ownership: knows which records are still ours.
             limit: judges a window before it is delivered.
-            layout: where output goes.
+            layout: looks at the topics and says where output goes; before a window is built or tried again.
             model: stands in every record.
             metrics: counts what was committed.
             store_text: whether an embedding carries its passage's text.
@@ -164,9 +164,10 @@ class Deliverer:
         """
         self._moved()
         started = time.monotonic()
+        layout = self._look_at_topics()
         items = build_records(
             embedded,
-            self._layout,
+            layout,
             self._model,
             store_text=self._store_text,
             now_ms=time.time_ns() // 1_000_000,
@@ -175,6 +176,27 @@ class Deliverer:
         self._held.append(_Built(embedded.window.number, items, time.monotonic() - started))
         if self._limit.is_undecided and len(self._held) == 1:
             _log.info("window_held_back", window=embedded.window.number, why="too many dead letters so far")
+
+    def _look_at_topics(self) -> OutputLayout:
+        """Where output goes; waits for a broker to tell.
+
+        Raises:
+            ConfigError: the topics are not those of the start any more.
+            TryAgainError: no broker tells, and the daemon is to end.
+        """
+        waited = False
+        while True:
+            try:
+                return self._layout()
+            except ServiceUnavailableError as error:
+                if self._giving_up():
+                    raise TryAgainError(f"a window could not be delivered any more ({error})") from None
+                if not waited:
+                    _log.warning("waiting_for_topics", error=str(error))
+            finally:
+                self._moved()
+            waited = True
+            time.sleep(FIRST_PAUSE_SECONDS)
 
     def _deliver_held(self) -> None:
         """Delivers what is held back, unless it is still to be seen whether it may be."""
@@ -215,6 +237,7 @@ class Deliverer:
                 self._ownership.close_transaction()
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            self._look_at_topics()
         self._account([each for each in items if id(each.item) in ours], built.number, started)
 
     def _account(self, items: Sequence[ItemRecords], window: int, started: float) -> None:

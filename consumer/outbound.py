@@ -44,6 +44,11 @@ class OutputLayout:
     dead_letters_partitions: int
     dead_letters_max_bytes: int
 
+    @property
+    def batch_bytes(self) -> int:
+        """The most bytes of records that both topics take at once."""
+        return min(self.embeddings_max_bytes, self.dead_letters_max_bytes) - RECORD_OVERHEAD_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class OutboundRecord:

@@ -11,7 +11,7 @@ from consumer.offsets import offsets_of
 from consumer.outbound import ItemRecords
 from consumer.poll import Poller
 from consumer.sending import Sending
-from embedstream.kafka import describe_error, explain
+from embedstream.kafka import describe_error
 
 __all__ = ["PlainDelivery"]
 
@@ -44,10 +44,15 @@ class PlainDelivery:
         if self._producer is None:
             self._producer = self._make_producer()
         sending = Sending(self._producer)
-        sending.send(items)
+        try:
+            sending.send(items)
+        except KafkaException as exception:
+            # Broken, or it does not know yet that partitions were added: a new one does.
+            self._producer = None
+            raise NotDelivered(describe_error(exception.args[0])) from None
         if sending.failed is not None:
-            if sending.too_large:
-                raise explain(KafkaException(sending.failed))
+            if sending.refused is not None:
+                raise sending.refused
             # Records that are still queued would come twice; with the producer they are gone.
             self._producer = None
             raise NotDelivered(describe_error(sending.failed))

@@ -54,6 +54,7 @@ class Poller:
         *,
         revoke_seconds: float,
         max_poll_seconds: float,
+        place: Callable[[Consumer, str, int, int | None], None],
     ) -> None:
         """Takes over the consumer; from here on, only the thread that calls `run` may use it.
 
@@ -65,6 +66,7 @@ class Poller:
             metrics: counts rebalances.
             revoke_seconds: how long a revoke may wait for one more encoded window to start.
             max_poll_seconds: the poll interval; a transaction that outlasts it ends the process.
+            place: `consumer.position.place`, for a partition that the client can't go on with.
         """
         self._consumer = consumer
         self._topic = topic
@@ -73,6 +75,7 @@ class Poller:
         self._metrics = metrics
         self._revoke_seconds = revoke_seconds
         self._max_poll_seconds = max_poll_seconds
+        self._place = place
         self._requests: queue.SimpleQueue[tuple[Callable[[Consumer], Any], Future[Any]]] = queue.SimpleQueue()
         self._held: deque[Polled] = deque()
         self._held_since = 0.0
@@ -198,13 +201,21 @@ class Poller:
         for message in messages:
             topic, partition, offset = message.topic(), message.partition(), message.offset()
             error = message.error()
-            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            if error is not None and error.code() not in (
+                KafkaError._PARTITION_EOF,
+                KafkaError._AUTO_OFFSET_RESET,
+            ):
                 self._on_error(error)
                 continue
-            if topic is None or partition is None or offset is None:
+            if topic is None or partition is None:
                 continue
             number = self._ownership.number((topic, partition))
             if number is None:
+                continue
+            if error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
+                self._place_again(topic, partition, offset)
+                continue
+            if offset is None:
                 continue
             if error is not None:
                 self._held.append(EndOfPartition(topic, partition, offset, number))
@@ -224,6 +235,15 @@ class Poller:
         if self._held:
             self._held_since = time.monotonic() if messages else self._held_since
             self._pass_on()
+
+    def _place_again(self, topic: str, partition: int, offset: int | None) -> None:
+        try:
+            self._place(self._consumer, topic, partition, offset)
+        except EmbedstreamError as error:
+            self._error = error
+        except KafkaException as exception:
+            self._error = explain(exception)
+        self._paused.discard((topic, partition))
 
     def _pass_on(self) -> None:
         while self._held and self._inputs.try_put(self._held[0], self._held[0].size):

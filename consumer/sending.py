@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from confluent_kafka import KafkaError, Message, Producer
 
 from consumer.outbound import ItemRecords
+from embedstream.errors import ConfigError
+from embedstream.kafka import describe_error
 
 __all__ = ["Sending"]
 
@@ -41,11 +43,16 @@ class Sending:
             self._producer.flush(FLUSH_SECONDS)
 
     @property
-    def too_large(self) -> bool:
-        """Whether a topic refused a record for what it is: sending it again would end the same way."""
-        return self.failed is not None and self.failed.code() in (
+    def refused(self) -> ConfigError | None:
+        """Why a topic refused a record for what it is: sending it again would end the same way."""
+        if self.failed is None or self.failed.code() not in (
             KafkaError.MSG_SIZE_TOO_LARGE,
             KafkaError.INVALID_RECORD,
+        ):
+            return None
+        return ConfigError(
+            f"a topic refuses our records ({describe_error(self.failed)})",
+            "raise its max.message.bytes; `embedstream topics check` tells the size",
         )
 
     def _report(self, error: KafkaError | None, _: Message) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +18,8 @@ from consumer.outbound import ItemRecords
 from consumer.ownership import Ownership
 from consumer.poll import Poller
 from consumer.sending import Sending
-from embedstream.errors import ConfigError, FencedError, TryAgainError
-from embedstream.kafka import describe_error, explain
+from embedstream.errors import ConfigError, FencedError, ServiceUnavailableError, TryAgainError
+from embedstream.kafka import describe_error
 from embedstream.logs import get_logger
 
 __all__ = ["TransactionalDelivery"]
@@ -45,6 +46,7 @@ class TransactionalDelivery:
         ownership: Ownership,
         *,
         topic: str,
+        transactional_id: str,
         fingerprint: str,
         timeout_seconds: float,
         stopping: Callable[[], bool],
@@ -52,10 +54,11 @@ class TransactionalDelivery:
         """Nothing is connected before the first window.
 
         Args:
-            make_producer: a new producer with the daemon's transactional id.
+            make_producer: a new producer with that transactional id.
             poller: answers for the consumer.
             ownership: knows whether the open transaction's partitions were lost.
             topic: the documents topic.
+            transactional_id: the daemon's, for what is told.
             fingerprint: the model's, committed as the offsets' metadata.
             timeout_seconds: the transaction time-out that the producer was made with.
             stopping: whether the daemon wants to end; waiting for a broker ends with it.
@@ -64,6 +67,7 @@ class TransactionalDelivery:
         self._poller = poller
         self._ownership = ownership
         self._topic = topic
+        self._id = transactional_id
         self._fingerprint = fingerprint
         self._timeout = timeout_seconds
         self._stopping = stopping
@@ -75,8 +79,14 @@ class TransactionalDelivery:
         Called before the daemon joins: as long as a dead predecessor's transaction is open, the offsets of
         its partitions can't be read, and no first window comes. And a predecessor that is alive, fenced by
         the group when we join, finds out at once who it was.
+
+        Raises:
+            ServiceUnavailableError: the broker gives no transactions, for longer than one may take. Later on
+                it has given some, so the daemon waits for as long as it is wanted.
+            ConfigError: the broker does not allow or not know transactions.
+            FencedError: another daemon has our transactional id.
         """
-        self._ready()
+        self._producer = self._initialised(give_up_after=self._timeout + CALL_SECONDS)
 
     def has_rival(self) -> bool:
         """Whether our transactional id was taken over: the broker tells when a transaction begins."""
@@ -152,11 +162,8 @@ class TransactionalDelivery:
         if error.fatal() or error.code() in (KafkaError._FENCED, KafkaError._FATAL):
             raise KafkaException(error)
         self._abort(producer)
-        if sending.too_large:
-            raise ConfigError(
-                f"a topic refuses our records ({describe_error(error)})",
-                "raise its max.message.bytes; `embedstream topics check` tells the size",
-            )
+        if sending.refused is not None:
+            raise sending.refused
         raise NotDelivered(describe_error(error))
 
     def _after_error(self, producer: Producer, error: KafkaError, began: float) -> None:
@@ -206,8 +213,9 @@ class TransactionalDelivery:
             self._producer = self._initialised()
         return self._producer
 
-    def _initialised(self) -> Producer:
+    def _initialised(self, give_up_after: float = math.inf) -> Producer:
         producer = self._make_producer()
+        began = time.monotonic()
         waited = False
         while True:
             try:
@@ -223,11 +231,23 @@ class TransactionalDelivery:
                     KafkaError._UNSUPPORTED_FEATURE,
                     KafkaError.UNSUPPORTED_VERSION,
                 ):
-                    raise explain(exception) from None
+                    raise ConfigError(
+                        f"the broker gives this daemon no transactions ({describe_error(error)})",
+                        f"allow its user Write and Describe on the transactional id {self._id!r}, or set"
+                        " consumer.delivery (--delivery at-least-once)",
+                    ) from None
                 if error.fatal():
                     producer = self._make_producer()
                 if self._stopping():
                     raise TryAgainError(f"no transaction could begin ({describe_error(error)})") from None
+                if time.monotonic() - began > give_up_after:
+                    raise ServiceUnavailableError(
+                        f"the broker has given no transactions for {give_up_after:g} s"
+                        f" ({describe_error(error)})",
+                        "see its log, and that transaction.state.log.replication.factor and"
+                        " transaction.state.log.min.isr are no more than there are brokers; or set"
+                        " consumer.delivery (--delivery at-least-once)",
+                    ) from None
                 if not waited:
                     _log.warning("waiting_for_transactions", error=describe_error(error))
                 waited = True
@@ -244,15 +264,19 @@ class TransactionalDelivery:
         _log.warning("producer_replaced", why=why)
         self._producer = None
         self._producer = self._initialised()
+        waited = False
         while True:
             try:
                 landed = self._poller.request(
                     lambda consumer: have_landed(consumer, offsets), METADATA_SECONDS
                 )
                 break
-            except (KafkaException, TimeoutError):
+            except (KafkaException, TimeoutError) as error:
                 if self._stopping():
                     raise TryAgainError("the committed offsets can't be read") from None
+                if not waited:
+                    _log.warning("waiting_for_offsets", error=str(error))
+                waited = True
                 time.sleep(0.1)
         if not landed:
             raise NotDelivered(f"{why}; a new producer was made")

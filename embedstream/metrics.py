@@ -81,6 +81,9 @@ class Metrics:
 
         # Failures.
         self.dead_letters_total = counter("dead_letters", "Records that became dead letters", ("reason",))
+        self.expired_records_total = counter(
+            "expired_records", "Offsets skipped because their records were deleted unread", ("partition",)
+        )
         self.rebalances_total = counter("rebalances", "Changes of the assignment", ("kind",))
         self.transactions_total = counter("transactions", "Transactions (or commits) by outcome", ("result",))
         self.oom_splits_total = counter("oom_splits", "Batches halved because the device ran out of memory")

@@ -139,6 +139,7 @@ class ConsumerSettings(_Section):
     """How records are read, grouped into windows, and delivered.
 
     `window_seconds` is encoding time; `window_bytes` and `queue_bytes` are document bytes held in memory;
+    `expired_offsets` is what to do where records were deleted before they were read;
     `transaction_timeout_seconds` and `session_timeout_seconds` bound the time to recover from a death.
     `max_dead_letter_ratio` is the largest share of dead letters among the last `dead_letter_span` records,
     judged once there is a tenth of them: past it a daemon stops. 0 allows none, 1 any. `stop_seconds` is the
@@ -152,6 +153,7 @@ class ConsumerSettings(_Section):
     overflow: Literal["split", "truncate"] = "split"
     until_drained: bool = False
     recover_offsets: bool = False
+    expired_offsets: Literal["stop", "skip"] = "stop"
     store_text: bool = True
     window_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
     window_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024

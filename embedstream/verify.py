@@ -73,6 +73,7 @@ def verify(settings: Settings, *, group: str, stall_seconds: float = STALL_SECON
         deletions=tally.deletions,
         ahead=tally.ahead,
         expired=tally.expired,
+        unread=tally.unread,
         other_models=check.other_models,
         missing=tally.counts[Kind.MISSING],
         double=tally.counts[Kind.DOUBLE],
@@ -121,7 +122,15 @@ class _Check:
                     f"{self._documents.topic}/{each}/{promise.offset}",
                     f"a committed offset beyond the partition's end, {ends[each]}: was the topic made anew?",
                 )
-        # Where nothing is committed, or what was committed has expired, nothing needs an outcome.
+            if promise.offset < starts[each]:
+                count = starts[each] - promise.offset
+                self.tally.add(
+                    Kind.MISSING,
+                    f"{self._documents.topic}/{each}/{promise.offset}",
+                    f"up to {count} records were deleted before the group read them",
+                    count,
+                )
+        # Where nothing is committed nothing needs an outcome.
         reached = starts | {each: promise.offset for each, promise in promised.items()}
         self._committed = {each: max(starts[each], min(reached[each], ends[each])) for each in inputs}
         self.pending = sum(ends[each] - self._committed[each] for each in inputs)

@@ -66,6 +66,7 @@ class Tally:
         deletions: Those records that are deletions and were passed on.
         ahead: Output of records that were committed since the check began.
         expired: Output of records that the input topic has dropped.
+        unread: Offsets that the input topic has dropped and no output names.
     """
 
     records: int = 0
@@ -74,12 +75,13 @@ class Tally:
     deletions: int = 0
     ahead: int = 0
     expired: int = 0
+    unread: int = 0
     counts: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
     listed: dict[Kind, list[Finding]] = field(default_factory=lambda: {kind: [] for kind in Kind})
 
-    def add(self, kind: Kind, position: str, detail: str) -> None:
-        """Count a finding."""
-        self.counts[kind] += 1
+    def add(self, kind: Kind, position: str, detail: str, count: int = 1) -> None:
+        """Count a finding, which may stand for several records."""
+        self.counts[kind] += count
         if len(self.listed[kind]) < MAX_LISTED:
             self.listed[kind].append(Finding(kind, position, detail))
 
@@ -145,6 +147,9 @@ class PartitionMerge:
         self._last_closed = -1
         self._is_exhausted = False
         self._incomplete: dict[int, _Fate] = {}
+        # The latest expired offset of passages and deletions, and of dead letters.
+        self._latest_expired = [-1, -1]
+        self._unread = first
         self._dead_letters = self._within(dead_letters)
         self._dead_letter: int | None = None
         self._dead_letters_begun = False
@@ -170,9 +175,10 @@ class PartitionMerge:
         for fate in self._incomplete.values():
             self._miss(fate)
         self._incomplete.clear()
+        self._tally.unread += self._unread
 
     def _take(self, offset: int, index: int, count: int, *, is_deletion: bool) -> None:
-        if not self._is_within(offset):
+        if not self._is_within(offset, 0):
             return
         while not self._is_exhausted and (self._current is None or self._current.offset < offset):
             self._next_record()
@@ -266,12 +272,15 @@ class PartitionMerge:
             del self._incomplete[fate.offset]
 
     def _within(self, offsets: Iterable[int]) -> Iterator[int]:
-        return (offset for offset in offsets if self._is_within(offset))
+        return (offset for offset in offsets if self._is_within(offset, 1))
 
-    def _is_within(self, offset: int) -> bool:
+    def _is_within(self, offset: int, stream: int) -> bool:
         """Whether an offset is one that is checked; counts those that are not."""
         if offset < self._first:
             self._tally.expired += 1
+            if offset > self._latest_expired[stream]:
+                self._latest_expired[stream] = offset
+                self._unread -= 1
             return False
         if offset < self._committed:
             return True

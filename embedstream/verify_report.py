@@ -24,6 +24,8 @@ class Report:
         deletions: Those of `records` that are deletions and were passed on.
         ahead: Output of records that were committed while the check ran.
         expired: Output of records that the documents topic has dropped since.
+        unread: Offsets that the documents topic has dropped and no output names: of records that were deleted
+            unread, or of none (a transaction's marker has one too).
         other_models: Output of other models, which is left alone.
         missing: Records without an outcome, or without all of it.
         double: Output that is there again, or beside a dead letter.
@@ -45,6 +47,7 @@ class Report:
     deletions: int
     ahead: int
     expired: int
+    unread: int
     other_models: int
     missing: int
     double: int
@@ -87,6 +90,7 @@ class Report:
             (self.pending, f"records of {self.documents_topic} are pending"),
             (self.ahead, "records of output are of input committed since the check began"),
             (self.expired, f"records of output are of input that {self.documents_topic} no longer holds"),
+            (self.unread, f"offsets that {self.documents_topic} no longer holds have no output"),
             (self.other_models, "records of output are of other models"),
         ):
             if number:

@@ -14,6 +14,7 @@ import pytest
 from embedstream.broker import EmbeddedBroker
 from tests.brokers import SHARED_KAFKA, ApacheCluster, BrokerHandle, NoKafkaError, find_kafka
 from tests.cli import start_cli
+from tests.daemons import Daemons
 from tests.kafka import Topics, make_topics
 
 hypothesis.settings.register_profile("embedstream", print_blob=True, deadline=None)
@@ -112,3 +113,10 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+@pytest.fixture
+def daemons(tmp_path: Path) -> Iterator[Daemons]:
+    """Consumer daemons with the hash encoder; what still runs at the end is killed."""
+    with Daemons(tmp_path) as daemons:
+        yield daemons

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from embedstream.kafka import make_producer
 from embedstream.offsets import committed_offsets
 from schemas.deletion import deletion_headers
@@ -13,7 +15,8 @@ from tests.unit.consumer.items import a_document
 __all__ = ["committed", "document", "documents", "outcome", "send"]
 
 
-def send(topics: Topics, values: list[bytes | None], partitions: int = 3) -> None:
+def send(topics: Topics, values: Sequence[bytes | None], partitions: int = 3) -> None:
+    """Sends the values to the partitions in turn; None is a deletion."""
     producer = make_producer(topics.kafka)
     for number, value in enumerate(values):
         headers = deletion_headers(1) if value is None else []
@@ -21,11 +24,11 @@ def send(topics: Topics, values: list[bytes | None], partitions: int = 3) -> Non
     assert producer.flush(30) == 0
 
 
-def documents(count: int, words: int = 30) -> list[bytes | None]:
-    """Documents that are all different; with 30 words, three passages each."""
+def documents(count: int, words: int = 30, first: int = 0) -> list[bytes | None]:
+    """Documents that are all different, their ids numbered from `first`; 30 words make three passages each."""
     return [
         document(" ".join(f"word{number} number{each}." for each in range(words)), number)
-        for number in range(count)
+        for number in range(first, first + count)
     ]
 
 
@@ -34,13 +37,15 @@ def document(text: str, number: int = 0) -> bytes:
     return encode_document(a_document(offset=number).document.model_copy(update={"content": text}))
 
 
-def committed(topics: Topics) -> dict[int, int]:
-    found = committed_offsets(topics.kafka, topics.documents, topics.documents, range(3))
+def committed(topics: Topics, partitions: int = 3) -> dict[int, int]:
+    """The group's offset of each partition that has one."""
+    found = committed_offsets(topics.kafka, topics.documents, topics.documents, range(partitions))
     return {partition: each.offset for partition, each in found.items()}
 
 
-def outcome(topics: Topics) -> Outcome:
-    offsets = committed(topics)
+def outcome(topics: Topics, partitions: int = 3) -> Outcome:
+    """What came of the records before the group's offsets."""
+    offsets = committed(topics, partitions)
     return check_exactly_once(
         read_all(topics.bootstrap, topics.documents),
         read_all(topics.bootstrap, topics.embeddings),

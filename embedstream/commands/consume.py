@@ -52,6 +52,9 @@ def consume(
     recover_offsets: Annotated[
         bool | None, typer.Option("--recover-offsets", help="Take forgotten offsets from the output.")
     ] = None,
+    expired_offsets: Annotated[
+        str | None, typer.Option("--expired-offsets", help="Records deleted unread: stop or skip them.")
+    ] = None,
     max_dead_letter_ratio: Annotated[
         float | None, typer.Option("--max-dead-letter-ratio", help="Stop past this share (0 to 1).")
     ] = None,
@@ -89,6 +92,7 @@ def consume(
         consumer__window_seconds=window_seconds,
         consumer__window_bytes=window_bytes,
         consumer__recover_offsets=recover_offsets,
+        consumer__expired_offsets=expired_offsets,
         consumer__max_dead_letter_ratio=max_dead_letter_ratio,
         cost__price_per_hour=price_per_hour,
         metrics__host=metrics_host,

@@ -11,6 +11,7 @@ from tests.brokers import BrokerHandle
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_backlog_of_any_size_takes_the_same_memory(kafka_broker: BrokerHandle) -> None:
-    found = measure(kafka_broker.bootstrap, 200_000, queue_bytes=4 * 1024 * 1024)
+    small = {"EMBEDSTREAM_CONSUMER__QUEUE_BYTES": "4194304", "EMBEDSTREAM_CONSUMER__WINDOW_BYTES": "1048576"}
+    found = measure(kafka_broker.bootstrap, 200_000, settings=small)
     print(asdict(found))
     assert abs(found.growth) <= 0.1

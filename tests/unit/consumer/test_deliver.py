@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +12,14 @@ from consumer.outbound import ItemRecords, OutputLayout
 from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue
 from consumer.records import EmbeddedWindow, Item, Window, polled
-from embedstream.errors import EmbedstreamError, FencedError, TooManyDeadLettersError, TryAgainError
+from embedstream.errors import (
+    ConfigError,
+    EmbedstreamError,
+    FencedError,
+    ServiceUnavailableError,
+    TooManyDeadLettersError,
+    TryAgainError,
+)
 from embedstream.metrics import Metrics
 from tests.unit.consumer.items import a_document, a_refusal, an_end
 
@@ -53,6 +60,7 @@ def run(
     ownership: Ownership | None = None,
     giving_up: bool = False,
     fenced: bool = False,
+    layout: Callable[[], OutputLayout] = lambda: LAYOUT,
 ) -> None:
     """The stage over these windows, from partitions 0 and 1 under their first assignments (1 and 2)."""
     queue: BoundedQueue[EmbeddedWindow] = BoundedQueue(len(windows) or 1)
@@ -69,7 +77,7 @@ def run(
         landed,
         ownership,
         DeadLetterLimit(ratio, 100),
-        LAYOUT,
+        layout,
         MODEL,
         Metrics(),
         store_text=True,
@@ -162,3 +170,37 @@ def test_a_daemon_that_the_group_has_fenced_may_start_again_unless_it_has_a_riva
     with pytest.raises(error):
         run(landed, [a_document(0, 0)], fenced=True)
     assert not landed.windows
+
+
+def looks(*answers: OutputLayout | EmbedstreamError) -> Callable[[], OutputLayout]:
+    """What looking at the topics gives, one answer after the other."""
+    left: Iterator[OutputLayout | EmbedstreamError] = iter(answers)
+
+    def look() -> OutputLayout:
+        answer = next(left)
+        if isinstance(answer, EmbedstreamError):
+            raise answer
+        return answer
+
+    return look
+
+
+def test_a_window_waits_for_a_broker_that_tells_of_the_topics() -> None:
+    landed = Landed()
+    nobody = ServiceUnavailableError("no broker answers")
+    run(landed, [a_document(0, 0)], layout=looks(nobody, nobody, LAYOUT))
+    assert landed.windows == [[(0, 0)]]
+    with pytest.raises(TryAgainError):
+        run(landed, [a_document(0, 0)], layout=looks(nobody, LAYOUT), giving_up=True)
+    assert len(landed.windows) == 1
+
+
+def test_after_a_topic_was_made_again_nothing_is_delivered_nor_tried_again() -> None:
+    landed = Landed()
+    with pytest.raises(ConfigError):
+        run(landed, [a_document(0, 0)], [a_document(0, 1)], layout=looks(LAYOUT, ConfigError("made again")))
+    assert landed.windows == [[(0, 0)]]
+    landed = Landed(failures=1)
+    with pytest.raises(ConfigError):
+        run(landed, [a_document(0, 0)], layout=looks(LAYOUT, ConfigError("made again"), LAYOUT))
+    assert landed.windows == []

@@ -45,6 +45,7 @@ def joined() -> tuple[Member, Ownership, Poller]:
         Metrics(),
         revoke_seconds=0.0,
         max_poll_seconds=1.0,
+        place=lambda *_: None,
     )
     poller.subscribe()
     member.assigned(KEPT)

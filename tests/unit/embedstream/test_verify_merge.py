@@ -333,3 +333,19 @@ def test_random_shuffles_are_judged_as_the_reference_does() -> None:
         rng.shuffle(pieces)
         dead = rng.sample([r.offset for r in records], len(records) // 2)
         check_against_reference(Case(records, tuple(pieces), tuple(dead)))
+
+
+def test_offsets_that_expired_without_output_are_counted_once_each() -> None:
+    # Of the ten that expired, 0 and 2 have passages (2 twice over), 5 and 6 dead letters.
+    pieces = ((0, 0, 1), (2, 0, 2), (2, 1, 2), (2, 0, 2), (20, 0, 1))
+    judged = merged(Case((InputRecord(20, False),), pieces, (5, 6)))
+    assert judged.tally.unread == FIRST - 4
+    assert judged.tally.expired == 6
+    assert not any(judged.tally.counts.values())
+
+
+def test_a_finding_may_stand_for_several_records() -> None:
+    tally = Tally()
+    tally.add(Kind.MISSING, "in/0/3", "up to 7 records", 7)
+    assert tally.counts[Kind.MISSING] == 7
+    assert len(tally.listed[Kind.MISSING]) == 1
