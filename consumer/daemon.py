@@ -29,6 +29,7 @@ from consumer.drained import Drained
 from consumer.embed import Embedder
 from consumer.encoder import Encoder
 from consumer.encoder_thread import EncoderThread
+from consumer.garbage import rare_collections
 from consumer.liveness import Liveness
 from consumer.outbound import OutputLayout
 from consumer.ownership import Ownership
@@ -136,7 +137,8 @@ class Daemon:
             if drained.is_reached():
                 _log.info("drained", group=group)
                 return
-        self._consume(drained, topics, encoder, encoder_thread)
+        with rare_collections():
+            self._consume(drained, topics, encoder, encoder_thread)
 
     def _tell(self, encoder: Encoder) -> None:
         """The model and how it runs, once in the log and in the metrics."""

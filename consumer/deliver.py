@@ -7,6 +7,7 @@ or `consumer.plain_commit` (at least once).
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -16,7 +17,7 @@ from consumer.encoder import ModelInfo
 from consumer.outbound import ItemRecords, OutputLayout, build_records
 from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue, Closed
-from consumer.records import Deletion, EmbeddedWindow, EndOfPartition, SplitDocument, polled
+from consumer.records import Deletion, EmbeddedWindow, EndOfPartition, Item, SplitDocument, polled
 from embedstream.errors import FencedError, ServiceUnavailableError, TryAgainError
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
@@ -222,9 +223,9 @@ class Deliverer:
             if not kept:
                 _log.info("window_dropped", window=built.number, why="its partitions were taken away")
                 return
-            ours = {id(item) for item in kept}
+            ours = items if len(kept) == len(items) else _those_of(kept, items)
             try:
-                self._delivery.deliver([each for each in items if id(each.item) in ours])
+                self._delivery.deliver(ours)
                 break
             except NotDelivered as error:
                 self._metrics.transactions_total.labels(result="aborted").inc()
@@ -238,26 +239,27 @@ class Deliverer:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             self._look_at_topics()
-        self._account([each for each in items if id(each.item) in ours], built.number, started)
+        self._account(ours, built.number, started)
 
     def _account(self, items: Sequence[ItemRecords], window: int, started: float) -> None:
         """Counts what was committed, and says so in one line."""
         metrics = self._metrics
-        records = passages = dead = newest = 0
+        passages = newest = 0
+        results: Counter[str] = Counter()
         for each in items:
             if isinstance(each.item, EndOfPartition):
                 continue
-            records += 1
             newest = max(newest, each.item.input.timestamp)
             if each.failure is not None:
-                dead += 1
-                metrics.records_total.labels(stage="deliver", result="dead_letter").inc()
+                results["dead_letter"] += 1
                 metrics.dead_letters_total.labels(reason=each.failure.reason.value).inc()
             elif isinstance(each.item, Deletion):
-                metrics.records_total.labels(stage="deliver", result="deletion").inc()
+                results["deletion"] += 1
             elif isinstance(each.item, SplitDocument):
                 passages += len(each.records)
-                metrics.records_total.labels(stage="deliver", result="ok").inc()
+                results["ok"] += 1
+        for result, count in results.items():
+            metrics.records_total.labels(stage="deliver", result=result).inc(count)
         now = time.time()
         metrics.passages_total.inc(passages)
         metrics.transactions_total.labels(result="committed").inc()
@@ -269,8 +271,13 @@ class Deliverer:
         _log.info(
             "window_delivered",
             window=window,
-            records=records,
+            records=results.total(),
             passages=passages,
-            dead_letters=dead,
+            dead_letters=results["dead_letter"],
             seconds=round(seconds, 3),
         )
+
+
+def _those_of(kept: Sequence[Item], items: Sequence[ItemRecords]) -> list[ItemRecords]:
+    wanted = {id(item) for item in kept}
+    return [each for each in items if id(each.item) in wanted]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import islice
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,8 @@ from consumer.records import (
 )
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.deletion import passed_on_headers
+from schemas.embedding_writer import EmbeddingWriter
 from schemas.records import SourcePosition, embedding_id
-from schemas.wire import EmbeddingFields, encode_embedding
 
 __all__ = ["ItemRecords", "OutboundRecord", "OutputLayout", "build_records"]
 
@@ -50,8 +50,7 @@ class OutputLayout:
         return min(self.embeddings_max_bytes, self.dead_letters_max_bytes) - RECORD_OVERHEAD_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class OutboundRecord:
+class OutboundRecord(NamedTuple):
     """One record to produce."""
 
     topic: str
@@ -61,8 +60,7 @@ class OutboundRecord:
     headers: Headers
 
 
-@dataclass(frozen=True, slots=True)
-class ItemRecords:
+class ItemRecords(NamedTuple):
     """An item and all that is produced for it: its embeddings, one dead letter, a deletion, or nothing.
 
     `failure` tells why there is a dead letter.
@@ -78,18 +76,21 @@ def build_records(
 ) -> list[ItemRecords]:
     """The records of a window, item by item, in the order of the inputs."""
     outcomes = iter(embedded.outcomes)
+    writer = EmbeddingWriter(
+        model.name, model.fingerprint, model.precision, dim=model.dim, embedded_at=now_ms
+    )
     built = []
     for item in embedded.window.items:
-        if isinstance(item, EndOfPartition):
+        if isinstance(item, SplitDocument):
+            own = list(islice(outcomes, len(item.passages)))
+            built.append(_document(item, own, layout, model, writer, store_text=store_text))
+        elif isinstance(item, EndOfPartition):
             built.append(ItemRecords(item, ()))
         elif isinstance(item, Refused):
             failure = Failure(item.reason, item.message)
             built.append(_dead(item, failure, layout, model, item.document_id, item.document_version))
-        elif isinstance(item, Deletion):
-            built.append(ItemRecords(item, (_deletion(item, layout),)))
         else:
-            own = [next(outcomes) for _ in item.passages]
-            built.append(_document(item, own, layout, model, store_text=store_text, now_ms=now_ms))
+            built.append(ItemRecords(item, (_deletion(item, layout),)))
     return built
 
 
@@ -98,20 +99,36 @@ def _document(
     outcomes: list[NDArray[np.float32] | Failure],
     layout: OutputLayout,
     model: ModelInfo,
+    writer: EmbeddingWriter,
     *,
     store_text: bool,
-    now_ms: int,
 ) -> ItemRecords:
     """All embeddings of a document, or none and a dead letter if one of its passages failed."""
-    document = item.document
-    vectors: list[NDArray[np.float32]] = []
-    for index, outcome in enumerate(outcomes):
+    document, source = item.document, item.input
+    content, start = document.content, document.start_char
+    partition = source.partition % layout.embeddings_partitions
+    of_document = writer.document(
+        document.identity,
+        document.content_hash,
+        (source.topic, source.partition, source.offset),
+        document.segment,
+        passages=len(outcomes),
+        metadata=document.metadata,
+    )
+    records = []
+    largest = 0
+    for index, (passage, outcome) in enumerate(zip(item.passages, outcomes, strict=True)):
         if isinstance(outcome, Failure):
             failure = Failure(outcome.reason, f"passage {index} of {len(outcomes)}: {outcome.message}")
             return _dead(item, failure, layout, model, document.id, document.version)
-        vectors.append(outcome)
-    records = tuple(_embeddings(item, vectors, layout, model, store_text=store_text, now_ms=now_ms))
-    largest = max(len(each.value or b"") + len(each.key or b"") for each in records) + RECORD_OVERHEAD_BYTES
+        chars = start + passage.start_char, start + passage.end_char
+        identifier = embedding_id(model.fingerprint, document.id, *chars).encode()
+        text = content[passage.start_char : passage.end_char] if store_text else None
+        value = of_document.passage(identifier, index, chars, text, passage.token_count, outcome)
+        size = len(value) + len(identifier) + RECORD_OVERHEAD_BYTES
+        if size > largest:
+            largest = size
+        records.append(OutboundRecord(layout.embeddings_topic, partition, identifier, value, ()))
     if largest > layout.embeddings_max_bytes:
         failure = Failure(
             Reason.TOO_LARGE,
@@ -119,45 +136,7 @@ def _document(
             f" {layout.embeddings_topic} takes (max.message.bytes)",
         )
         return _dead(item, failure, layout, model, document.id, document.version)
-    return ItemRecords(item, records)
-
-
-def _embeddings(
-    item: SplitDocument,
-    vectors: list[NDArray[np.float32]],
-    layout: OutputLayout,
-    model: ModelInfo,
-    *,
-    store_text: bool,
-    now_ms: int,
-) -> Iterator[OutboundRecord]:
-    document, source = item.document, item.input
-    content, start = document.content, document.segment.start_char
-    partition = source.partition % layout.embeddings_partitions
-    for index, (passage, vector) in enumerate(zip(item.passages, vectors, strict=True)):
-        start_char, end_char = start + passage.start_char, start + passage.end_char
-        identifier = embedding_id(model.fingerprint, document.id, start_char, end_char)
-        fields: EmbeddingFields = {
-            "id": identifier,
-            "document_id": document.id,
-            "document_version": document.version,
-            "content_hash": document.content_hash,
-            "source": {"topic": source.topic, "partition": source.partition, "offset": source.offset},
-            "segment": {"index": document.segment.index, "count": document.segment.count},
-            "passage": {"index": index, "count": len(vectors)},
-            "start_char": start_char,
-            "end_char": end_char,
-            "text": content[passage.start_char : passage.end_char] if store_text else None,
-            "token_count": passage.token_count,
-            "model": model.name,
-            "model_fingerprint": model.fingerprint,
-            "precision": model.precision,
-            "dim": model.dim,
-            "metadata": document.metadata,
-            "embedded_at": now_ms,
-        }
-        value = encode_embedding(fields, vector)
-        yield OutboundRecord(layout.embeddings_topic, partition, identifier.encode(), value, ())
+    return ItemRecords(item, tuple(records))
 
 
 def _deletion(item: Deletion, layout: OutputLayout) -> OutboundRecord:

@@ -43,7 +43,7 @@ class PlainDelivery:
         """
         if self._producer is None:
             self._producer = self._make_producer()
-        sending = Sending(self._producer)
+        sending = Sending(self._producer, reports=True)
         try:
             sending.send(items)
         except KafkaException as exception:

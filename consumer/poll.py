@@ -246,8 +246,7 @@ class Poller:
         self._paused.discard((topic, partition))
 
     def _pass_on(self) -> None:
-        while self._held and self._inputs.try_put(self._held[0], self._held[0].size):
-            self._held.popleft()
+        self._inputs.put_some(self._held, lambda each: each.size)
 
     def _pause(self) -> None:
         new = self._ownership.partitions - self._paused

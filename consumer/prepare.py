@@ -13,15 +13,15 @@ from consumer.windows import WindowBuilder
 from embedstream.metrics import Metrics
 from schemas.dead_letter import Reason
 from schemas.deletion import deletion_version
-from schemas.records import Document
-from schemas.wire import WireError, decode_document
+from schemas.document_parts import DocumentParts, read_parts
+from schemas.wire import WireError
 
 __all__ = ["Decoded", "Preparer", "decode", "split"]
 
-Decoded: TypeAlias = tuple[Input, Document] | Refused | Deletion | EndOfPartition
+Decoded: TypeAlias = tuple[Input, DocumentParts] | Refused | Deletion | EndOfPartition
 
 # Enough texts at once for the tokenizer's threads, few enough that a window is not overshot by much.
-CHUNK_RECORDS = 64
+CHUNK_RECORDS = 1024
 CHUNK_BYTES = 512 * 1024
 IDLE_SECONDS = 0.5
 LOOK_SECONDS = 0.01
@@ -85,28 +85,25 @@ class Preparer:
         if rate is not None:
             self._builder.measured(rate)
         self._busy = bool(chunk)
-        for item in self._prepared(chunk):
-            self._put(self._builder.add(item, time.monotonic()))
+        items = self._prepared(chunk)
+        now = time.monotonic()
+        for item in items:
+            window = self._builder.add(item, now)
+            if window is not None:
+                self._put(window)
         self._busy = False
         if self._encoder_is_idle():
-            self._put(self._builder.idle(time.monotonic()))
+            window = self._builder.idle(time.monotonic())
+            if window is not None:
+                self._put(window)
+        self._metrics.queue_depth.labels(stage="decode").set(self._inputs.cost)
 
     def _next_chunk(self) -> list[Polled]:
         """What is there, at most a chunk; waits for a first record as long as no window must be closed."""
         left = self._builder.seconds_left(time.monotonic())
         # While the encoder is busy the window may grow: look again only now and then.
         wait = IDLE_SECONDS if left is None else max(left, LOOK_SECONDS)
-        first = self._inputs.get(wait)
-        chunk: list[Polled] = []
-        size = 0
-        each = first
-        while each is not None:
-            chunk.append(each)
-            size += each.size
-            if len(chunk) >= CHUNK_RECORDS or size >= CHUNK_BYTES:
-                break
-            each = self._inputs.get(0.0)
-        return chunk
+        return self._inputs.get_some(wait, CHUNK_RECORDS, CHUNK_BYTES)
 
     def _prepared(self, chunk: Sequence[Polled]) -> list[Item]:
         if not chunk:
@@ -122,13 +119,11 @@ class Preparer:
         self._moved()
         return items
 
-    def _put(self, window: Window | None) -> None:
-        if window is not None:
-            # Found out on this thread: the device need not wait for it.
-            _ = window.distinct
-            self._windows.put(window)
-            self._metrics.queue_depth.labels(stage="encode").set(len(self._windows))
-        self._metrics.queue_depth.labels(stage="decode").set(self._inputs.cost)
+    def _put(self, window: Window) -> None:
+        # Found out on this thread: the device need not wait for it.
+        _ = window.distinct
+        self._windows.put(window)
+        self._metrics.queue_depth.labels(stage="encode").set(len(self._windows))
 
 
 def decode(record: Input) -> Decoded:
@@ -138,7 +133,7 @@ def decode(record: Input) -> Decoded:
         # A tombstone of another producer has no version: the broker's time of it is when the document went.
         return Deletion(record, record.timestamp if version is None else version)
     try:
-        return record, decode_document(record.value)
+        return record, read_parts(record.value)
     except WireError as error:
         return Refused(record, Reason(error.reason), str(error))
 
@@ -174,5 +169,5 @@ def _split_each(texts: Sequence[str], splitter: Splitter) -> Sequence[Split | Ex
         return [*_split_each(texts[:half], splitter), *_split_each(texts[half:], splitter)]
 
 
-def _refused(record: Input, document: Document, reason: Reason, message: str) -> Refused:
+def _refused(record: Input, document: DocumentParts, reason: Reason, message: str) -> Refused:
     return Refused(record, reason, message, document.id, document.version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 __all__ = ["BoundedQueue", "Closed"]
@@ -58,6 +59,23 @@ class BoundedQueue(Generic[T]):
             self._changed.notify_all()
             return True
 
+    def put_some(self, items: deque[T], cost: Callable[[T], int]) -> None:
+        """Moves items from the front of `items` into it as long as there is room; never waits.
+
+        Raises:
+            Closed: the queue was closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise Closed
+            while items:
+                each = cost(items[0])
+                if self._items and self._cost + each > self._capacity:
+                    break
+                self._items.append((items.popleft(), each))
+                self._cost += each
+            self._changed.notify_all()
+
     def put(self, item: T, cost: int = 1) -> None:
         """Adds an item, waiting for room.
 
@@ -87,6 +105,26 @@ class BoundedQueue(Generic[T]):
             self._cost -= cost
             self._changed.notify_all()
             return item
+
+    def get_some(self, timeout: float, most: int, cost: int) -> list[T]:
+        """Takes what is there, up to `most` items and until they cost `cost`; waits for the first one only.
+
+        Raises:
+            Closed: the queue is closed and empty.
+        """
+        first = self.get(timeout)
+        if first is None:
+            return []
+        taken = [first]
+        with self._changed:
+            spent = 0
+            while self._items and len(taken) < most and spent < cost:
+                item, each = self._items.popleft()
+                taken.append(item)
+                spent += each
+            self._cost -= spent
+            self._changed.notify_all()
+        return taken
 
     def close(self, *, discard: bool = False) -> None:
         """Takes no more items; those in it can still be taken unless they are discarded."""

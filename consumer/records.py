@@ -1,11 +1,14 @@
-"""What travels between the consumer's threads: frozen, so that each has one owner at a time."""
+"""What travels between the consumer's threads: frozen, so that each has one owner at a time.
+
+What is made for every record is a named tuple, which takes a third of the time of a frozen dataclass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from confluent_kafka import Message
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 
 from consumer.split import Passage
 from schemas.dead_letter import Reason
-from schemas.records import Document
+from schemas.document_parts import DocumentParts
 
 __all__ = [
     "Deletion",
@@ -32,8 +35,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """A record of the documents topic, as it was read.
 
     Attributes:
@@ -84,12 +86,11 @@ class EndOfPartition:
 Polled: TypeAlias = Input | EndOfPartition
 
 
-@dataclass(frozen=True, slots=True)
-class SplitDocument:
+class SplitDocument(NamedTuple):
     """A record that was read and cut into passages (at least one)."""
 
     input: Input
-    document: Document
+    document: DocumentParts
     passages: tuple[Passage, ...]
     truncated: bool
 
@@ -188,5 +189,7 @@ def next_offsets(inputs: Iterable[Polled]) -> dict[tuple[str, int], int]:
 
 def header_list(message: Message) -> list[tuple[str, bytes | None]]:
     """A message's headers as pairs; the client's types allow forms that a consumed message never has."""
-    headers = message.headers() or []
+    headers = message.headers()
+    if not headers:
+        return []
     return [(name, value) for name, value in headers if not isinstance(value, str)]  # type: ignore[str-unpack]

@@ -17,7 +17,7 @@ from consumer.offsets import have_landed, offsets_of
 from consumer.outbound import ItemRecords
 from consumer.ownership import Ownership
 from consumer.poll import Poller
-from consumer.sending import Sending
+from consumer.sending import Sending, refusal
 from embedstream.errors import ConfigError, FencedError, ServiceUnavailableError, TryAgainError
 from embedstream.kafka import describe_error
 from embedstream.logs import get_logger
@@ -107,7 +107,7 @@ class TransactionalDelivery:
         return False
 
     def deliver(self, items: Sequence[ItemRecords]) -> None:
-        """One transaction: produce, check the delivery reports, send the offsets, commit.
+        """One transaction: produce, send the offsets, commit, which fails if any record did.
 
         Raises:
             NotDelivered: the transaction was aborted.
@@ -136,7 +136,7 @@ class TransactionalDelivery:
         self, producer: Producer, items: Sequence[ItemRecords], offsets: list[TopicPartition]
     ) -> None:
         self._repeat(producer.begin_transaction, timed=False)
-        sending = Sending(producer)
+        sending = Sending(producer, reports=False)
         sending.send(items)
         if sending.failed is not None:
             self._abort_failed(producer, sending)
@@ -162,9 +162,7 @@ class TransactionalDelivery:
         if error.fatal() or error.code() in (KafkaError._FENCED, KafkaError._FATAL):
             raise KafkaException(error)
         self._abort(producer)
-        if sending.refused is not None:
-            raise sending.refused
-        raise NotDelivered(describe_error(error))
+        raise _not_delivered(error)
 
     def _after_error(self, producer: Producer, error: KafkaError, began: float) -> None:
         if error.code() in FENCES:
@@ -177,7 +175,7 @@ class TransactionalDelivery:
             raise _Broken(describe_error(error))
         if error.txn_requires_abort():
             self._abort(producer)
-            raise NotDelivered(describe_error(error))
+            raise _not_delivered(error)
         raise _Broken(describe_error(error))
 
     def _abort(self, producer: Producer) -> None:
@@ -304,3 +302,8 @@ def _bounded(call: Callable[..., Any], *arguments: Any) -> None:
         outcome.result(2 * CALL_SECONDS)
     except TimeoutError:
         raise _Broken("sending the offsets does not end") from None
+
+
+def _not_delivered(error: KafkaError) -> Exception:
+    """What an aborted transaction's error means: try again, or that this would end the same way."""
+    return refusal(error) or NotDelivered(describe_error(error))

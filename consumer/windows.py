@@ -51,7 +51,8 @@ class WindowBuilder:
         # A refused record travels on to the dead letters: its bytes count, its tokens don't.
         self._size += polled(item).size
         if isinstance(item, SplitDocument):
-            self._tokens += sum(len(passage.token_ids) for passage in item.passages)
+            for passage in item.passages:
+                self._tokens += passage.token_count
         full = self._tokens >= self._token_limit or self._size >= self._size_limit
         return self._close() if full else None
 

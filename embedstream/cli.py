@@ -10,6 +10,7 @@ import typer
 
 from embedstream import __version__
 from embedstream.commands import (
+    bench,
     broker,
     config,
     consume,
@@ -40,6 +41,7 @@ app.command()(consume.consume)
 app.command()(verify.verify)
 app.command()(demo.demo)
 app.command()(broker.broker)
+app.command()(bench.bench)
 app.add_typer(topics.app, name="topics")
 app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")

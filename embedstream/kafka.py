@@ -19,6 +19,7 @@ __all__ = [
     "make_consumer",
     "make_producer",
     "topic_partitions",
+    "topics_answer",
 ]
 
 # Long enough for a broker that has just started, short enough for a person who mistyped an address.
@@ -83,6 +84,15 @@ def topic_partitions(admin: AdminClient, topic: str, setting: str = "topic") -> 
     if metadata.error is not None:
         raise explain(KafkaException(metadata.error))
     return len(metadata.partitions)
+
+
+def topics_answer(admin: AdminClient) -> bool:
+    """Whether a broker answers."""
+    try:
+        admin.list_topics(timeout=CONNECT_TIMEOUT_SECONDS)
+    except KafkaException:
+        return False
+    return True
 
 
 def describe_error(error: KafkaError) -> str:

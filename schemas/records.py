@@ -7,6 +7,7 @@ Unix epoch (UTC).
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from typing import Annotated, Self
 
@@ -203,5 +204,13 @@ def embedding_id(model_fingerprint: str, document_id: str, start_char: int, end_
         start_char: Where the passage starts in the whole document, in characters.
         end_char: The index after its last character.
     """
-    name = f"{model_fingerprint} {start_char} {end_char} {document_id}"
-    return str(uuid.uuid5(EMBEDDING_NAMESPACE, name))
+    name = f"{model_fingerprint} {start_char} {end_char} {document_id}".encode()
+    # What `uuid.uuid5` does, in a third of its time.
+    digest = hashlib.sha1(_NAMESPACE + name, usedforsecurity=False).hexdigest()
+    variant = _VARIANTS[digest[16]]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
+
+
+_NAMESPACE = EMBEDDING_NAMESPACE.bytes
+# A UUID's variant is in the two highest bits of its ninth byte, whose first hex digit it changes.
+_VARIANTS = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from embedstream.kafka import make_producer
 from embedstream.offsets import committed_offsets
 from schemas.deletion import deletion_headers
-from schemas.wire import encode_document
 from tests.kafka import Topics, read_all
 from tests.oracle import Outcome, check_exactly_once
-from tests.unit.consumer.items import a_document
+from tests.unit.consumer.items import a_value
 
-__all__ = ["committed", "document", "documents", "outcome", "send"]
+__all__ = ["committed", "documents", "outcome", "send"]
 
 
 def send(topics: Topics, values: Sequence[bytes | None], partitions: int = 3) -> None:
@@ -25,16 +24,11 @@ def send(topics: Topics, values: Sequence[bytes | None], partitions: int = 3) ->
 
 
 def documents(count: int, words: int = 30, first: int = 0) -> list[bytes | None]:
-    """Documents that are all different, their ids numbered from `first`; 30 words make three passages each."""
+    """Documents that all differ, their ids numbered from `first`; 30 words make three passages each."""
     return [
-        document(" ".join(f"word{number} number{each}." for each in range(words)), number)
+        a_value(" ".join(f"word{number} number{each}." for each in range(words)), number)
         for number in range(first, first + count)
     ]
-
-
-def document(text: str, number: int = 0) -> bytes:
-    """A document of this text, as it stands in the topic; the number makes its id."""
-    return encode_document(a_document(offset=number).document.model_copy(update={"content": text}))
 
 
 def committed(topics: Topics, partitions: int = 3) -> dict[int, int]:

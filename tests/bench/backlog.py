@@ -29,8 +29,8 @@ from embedstream.kafka import make_producer
 from embedstream.offsets import committed_offsets
 from tests.brokers import ApacheCluster, find_kafka, free_ports
 from tests.cli import clean_environment
-from tests.consuming import document
 from tests.kafka import Topics, make_topics
+from tests.unit.consumer.items import a_value
 
 __all__ = ["Footprint", "measure"]
 
@@ -92,7 +92,7 @@ def measure(
 def _fill(topics: Topics, records: int) -> None:
     producer = make_producer(topics.kafka)
     for number in range(records):
-        value = document(f"Record {number} of a backlog of small ones. " * 4, number)
+        value = a_value(f"Record {number} of a backlog of small ones. " * 4, number)
         while True:
             try:
                 producer.produce(topics.documents, value, partition=number % PARTITIONS)

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from embedstream.kafka import make_admin
-from schemas.wire import encode_document
 from tests.brokers import free_ports
 from tests.cli import run_cli
 from tests.consuming import committed, documents, outcome, send
 from tests.hash_encoder import DIM
 from tests.kafka import Topics, read_all, wait_until
 from tests.oracle import decode
-from tests.unit.consumer.items import a_document
+from tests.unit.consumer.items import a_value
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -49,7 +48,7 @@ def test_what_cannot_be_read_becomes_a_dead_letter_and_its_neighbours_are_embedd
     topics: Topics, hash_daemon: Start
 ) -> None:
     good = documents(4)
-    blank = encode_document(a_document().document.model_copy(update={"content": "  \n "}))
+    blank = a_value("  \n ")
     bad: list[bytes | None] = [
         b"this is no Avro",
         b"\xc3\x01" + bytes(8) + b"what",
@@ -89,10 +88,7 @@ def test_unusual_text_is_embedded_whole(topics: Topics, hash_daemon: Start) -> N
         "one",
         ("word " * 60_000).strip(),
     ]
-    values: list[bytes | None] = [
-        encode_document(a_document(offset=n).document.model_copy(update={"content": text}))
-        for n, text in enumerate(texts)
-    ]
+    values: list[bytes | None] = [a_value(text, n) for n, text in enumerate(texts)]
     send(topics, values)
     assert hash_daemon("--until-drained").wait(60) == 0
     found = outcome(topics)

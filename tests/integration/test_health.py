@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tests.brokers import ApacheCluster, BrokerHandle, free_ports
-from tests.consuming import committed, document, documents, send
+from tests.consuming import committed, documents, send
 from tests.kafka import Topics, make_topics, wait_until
+from tests.unit.consumer.items import a_value
 
 Start = Callable[..., subprocess.Popen[bytes]]
 # A word that is one token; the encoder hangs on it.
@@ -109,7 +110,7 @@ def test_a_stuck_encoder_is_told_from_a_slow_one(kafka_broker: BrokerHandle, has
 
     wait_until(is_done, 60, "everything is committed")
     assert not any(seen), "a slow window was taken for a stuck one"
-    send(topics, [document(HANGING)])
+    send(topics, [a_value(HANGING)])
     wait_until(lambda: health.failed() == ["progressing"], 30, "a stuck encoder is healthy")
     assert health.is_ready(), "the group still has it"
     daemon.send_signal(signal.SIGTERM)

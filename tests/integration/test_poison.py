@@ -11,8 +11,9 @@ import pytest
 
 from tests.brokers import BrokerHandle
 from tests.cli import run_cli
-from tests.consuming import document, outcome, send
+from tests.consuming import outcome, send
 from tests.kafka import make_topics
+from tests.unit.consumer.items import a_value
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -35,7 +36,7 @@ def record(kind: str | None, number: int, rng: random.Random) -> bytes:
         words[rng.randrange(len(words))] = kind
     if kind == "no avro":
         return f"record {number} is no Avro".encode()
-    value = document(" \n " if kind == "blank" else f"{number} {' '.join(words)}.", number)
+    value = a_value(" \n " if kind == "blank" else f"{number} {' '.join(words)}.", number)
     return value[: len(value) // 2] if kind == "cut off" else value
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import ApacheCluster
-from tests.consuming import committed, document, documents, outcome, send
+from tests.consuming import committed, documents, outcome, send
 from tests.kafka import Topics, make_topics, wait_until
+from tests.unit.consumer.items import a_value
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -82,7 +83,7 @@ def test_an_encoder_that_hangs_for_ever_is_left_behind_and_what_was_encoded_is_d
     topics: Topics, hash_daemon: Start, tmp_path: Path
 ) -> None:
     daemon = hash_daemon("--window-bytes", "8000", env=STOP, bad_words={HANGING: "hang"})
-    send(topics, [*documents(100), document(HANGING)])
+    send(topics, [*documents(100), a_value(HANGING)])
     wait_logged(tmp_path, "hanging")
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait(GONE_SECONDS) == 0

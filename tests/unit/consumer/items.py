@@ -9,10 +9,11 @@ import numpy as np
 from consumer.records import Deletion, EndOfPartition, Input, Refused, SplitDocument
 from consumer.split import Passage
 from schemas.dead_letter import Reason
+from schemas.document_parts import parts_of
 from schemas.records import Document, Segment
-from schemas.wire import encode_document
+from schemas.wire import decode_document, encode_document
 
-__all__ = ["a_deletion", "a_document", "a_record", "a_refusal", "an_end"]
+__all__ = ["a_deletion", "a_document", "a_record", "a_refusal", "a_value", "an_end"]
 
 TOPIC = "documents"
 
@@ -21,6 +22,12 @@ def a_record(
     partition: int = 0, offset: int = 0, assignment: int = 1, value: bytes | None = b"value"
 ) -> Input:
     return Input(TOPIC, partition, offset, assignment, b"key", value, (), 1_700_000_000_000)
+
+
+def a_value(content: str, number: int = 0) -> bytes:
+    """The bytes of a document's record that holds this text."""
+    document = decode_document(a_document(offset=number).input.value or b"")
+    return encode_document(document.model_copy(update={"content": content}))
 
 
 def a_document(
@@ -47,7 +54,7 @@ def a_document(
         passages.append(Passage(start, start + length, ids, length))
         start += length
     record = a_record(partition, offset, assignment, encode_document(document))
-    return SplitDocument(record, document, tuple(passages), truncated=False)
+    return SplitDocument(record, parts_of(document), tuple(passages), truncated=False)
 
 
 def a_refusal(

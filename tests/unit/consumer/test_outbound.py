@@ -107,5 +107,5 @@ def test_attempts_of_a_record_that_was_sent_back_are_counted_on() -> None:
     from dataclasses import replace
 
     item = a_refusal()
-    (one,) = built(replace(item, input=replace(item.input, headers=(("attempts", b"2"),))))
+    (one,) = built(replace(item, input=item.input._replace(headers=(("attempts", b"2"),))))
     assert DeadLetter.from_headers(one.records[0].headers).attempts == 3

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -38,7 +37,7 @@ def test_a_record_with_an_unknown_fingerprint_is_refused_by_name() -> None:
 
 
 def test_a_null_value_is_a_deletion_with_the_version_of_its_header() -> None:
-    record = replace(a_record(value=None), headers=tuple(deletion_headers(123)))
+    record = a_record(value=None)._replace(headers=tuple(deletion_headers(123)))
     assert decode(record) == Deletion(record, 123)
 
 
@@ -60,7 +59,7 @@ def test_order_is_kept_and_the_end_of_a_partition_passes_through() -> None:
 
 def test_a_document_of_white_space_is_refused_as_empty() -> None:
     one = a_document()
-    blank = one.document.model_copy(update={"content": " \n\t "})
+    blank = one.document._replace(content=" \n\t ")
     (item,) = split([(one.input, blank)], HashEncoder().splitter)
     assert isinstance(item, Refused)
     assert item.reason == Reason.EMPTY
@@ -70,7 +69,7 @@ def test_a_document_of_white_space_is_refused_as_empty() -> None:
 def test_a_text_that_the_tokenizer_fails_on_does_not_cost_its_neighbours() -> None:
     documents = [a_document(offset=offset) for offset in range(7)]
     decoded: list[Decoded] = [
-        (one.input, one.document.model_copy(update={"content": "!" if one.input.offset == 4 else "quiet"}))
+        (one.input, one.document._replace(content="!" if one.input.offset == 4 else "quiet"))
         for one in documents
     ]
     items = split(decoded, cast(Splitter, Grudging()))
