@@ -160,7 +160,7 @@ class ConsumerSettings(_Section):
     linger_seconds: Annotated[float, Field(ge=0, le=60)] = 0.2
     max_dead_letter_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
     dead_letter_span: Annotated[int, Field(ge=10, le=10_000)] = 1000
-    queue_bytes: Annotated[int, Field(ge=1024 * 1024)] = 64 * 1024 * 1024
+    queue_bytes: Annotated[int, Field(ge=1024 * 1024)] = 16 * 1024 * 1024
     transaction_timeout_seconds: Annotated[float, Field(ge=1, le=900)] = 30.0
     session_timeout_seconds: Annotated[float, Field(ge=1, le=1800)] = 45.0
     stop_seconds: Annotated[float, Field(ge=1, le=3600)] = 25.0

@@ -41,20 +41,24 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Footprint:
-    """Resident memory in MiB by how much was done, and how fast it went."""
+    """Resident memory in MiB, and how fast it went.
+
+    Attributes:
+        at_start: With the encoder loaded, before the first record.
+        by_twentieths: After each twentieth of the records.
+    """
 
     records: int
     seconds: float
     records_per_second: float
     at_start: float
-    at_a_tenth: float
-    at_nine_tenths: float
+    by_twentieths: tuple[float, ...]
     highest: float
 
     @property
     def growth(self) -> float:
         """From a tenth to nine tenths, as a share of the first."""
-        return self.at_nine_tenths / self.at_a_tenth - 1
+        return self.by_twentieths[17] / self.by_twentieths[1] - 1
 
 
 def measure(
@@ -125,8 +129,8 @@ def _watch(process: subprocess.Popen[bytes], port: int, records: int) -> Footpri
             samples.append((time.monotonic(), done, memory.memory_info().rss / MIB))
         time.sleep(SAMPLE_SECONDS)
 
-    def first(share: float) -> tuple[float, float]:
-        return next((at, rss) for at, done, rss in samples if done >= share * records)
+    def first(share: float) -> float:
+        return next(rss for _, done, rss in samples if done >= share * records)
 
     began = next(at for at, done, _ in samples if done > 0)
     seconds = samples[-1][0] - began
@@ -135,8 +139,7 @@ def _watch(process: subprocess.Popen[bytes], port: int, records: int) -> Footpri
         round(seconds, 1),
         round(records / max(seconds, 0.001)),
         round(samples[0][2], 1),
-        round(first(0.1)[1], 1),
-        round(first(0.9)[1], 1),
+        tuple(round(first(step / 20), 1) for step in range(1, 21)),
         round(max(rss for _, _, rss in samples), 1),
     )
 
