@@ -20,6 +20,9 @@ from tests.kafka import wait_until
 
 pytestmark = pytest.mark.slow
 
+# Two of the reference's texts are the same in some versions of Python; what is the same is sent once.
+DOCUMENTS = len({text.strip() for text in topics.values()})
+
 KEYS = {
     *("documents", "passages", "embeddings", "dead_letters", "tokens", "seconds"),
     *("passages_per_second", "model", "dim", "verified", "answers"),
@@ -83,7 +86,7 @@ def test_with_nothing_configured_it_embeds_verifies_answers_and_leaves_nothing(
     result = json.loads(stdout)
     assert set(result) == KEYS
     assert result["verified"] is True
-    assert result["documents"] == len(topics)
+    assert result["documents"] == DOCUMENTS
     assert result["dead_letters"] == 0
     assert result["passages"] == result["embeddings"] > result["documents"]
     # A passage has at most 256 tokens, and the reference is some 120,000 tokens long.
@@ -105,7 +108,7 @@ def test_on_a_configured_broker_it_takes_its_topics_and_group_away_again(
     stdout, stderr = process.communicate(timeout=280)
     assert process.returncode == 0, stderr
     assert "Using the Kafka broker at" in stdout
-    assert f"{len(topics)} documents" in stdout
+    assert f"{DOCUMENTS} documents" in stdout
     assert "Verified from the topics" in stdout
     assert "embedstream produce PATH" in stdout
     admin = make_admin(KafkaSettings(bootstrap_servers=kafka_broker.bootstrap))

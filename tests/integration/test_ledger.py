@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from embedstream.errors import ConfigError, FindingError, TryAgainError, UsageError
+from embedstream.kafka import make_admin
 from embedstream.metrics import Metrics
+from embedstream.offsets import end_offsets
 from embedstream.settings import MetricsSettings, ProducerSettings, Settings
 from producer.ledger import Ledger
 from producer.produce import produce
@@ -400,12 +402,15 @@ def test_without_a_ledger_everything_is_sent_and_nothing_written(corpus: Corpus)
 def test_a_signal_ends_the_run_in_order_and_the_next_goes_on(
     corpus: Corpus, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    lines = [{"id": str(n), "content": f"Document {n}."} for n in range(20_000)]
+    # Enough for half a minute at the rate.
+    lines = [{"id": str(n), "content": f"Document {n}. {'word ' * 30}"} for n in range(20_000)]
     path = corpus.write_lines("lines.jsonl", *lines)
     flags = [*corpus.topics.flags[:4], "--ledger", str(corpus.ledger), "--rate", "100KB", "--json"]
+    admin = make_admin(corpus.topics.kafka)
     process = start_cli("produce", path, *flags, log=tmp_path / "log")
     try:
-        wait_until(lambda: corpus.count() > 0 or None)
+        # Reading to the end would follow the run to its own.
+        wait_until(lambda: any(end_offsets(admin, corpus.topics.documents, range(1)).values()) or None)
         process.send_signal(number)
         assert process.wait(30) == code
     finally:
