@@ -41,6 +41,7 @@ from consumer.queues import BoundedQueue
 from consumer.records import EmbeddedWindow, Polled, Window
 from consumer.topics import Topics
 from consumer.transaction import TransactionalDelivery
+from consumer.unowned import Unowned, shares_of, watch
 from consumer.windows import WindowBuilder
 from embedstream.errors import EmbedstreamError, TryAgainError
 from embedstream.kafka import make_admin, make_consumer, make_producer
@@ -54,6 +55,8 @@ __all__ = ["Daemon"]
 WINDOWS_AHEAD = 1
 # A revoke waits at most so long for encoded windows to be delivered.
 REVOKE_SECONDS = 2.0
+# A revoke that takes longer looks like partitions that nobody has; more than it should ever take.
+LEAST_PATIENCE_SECONDS = REVOKE_SECONDS + 3.0
 DRAINED_CHECK_SECONDS = 0.5
 STATISTICS_SECONDS = 1.0
 MAIN_LOOK_SECONDS = 0.2
@@ -208,6 +211,8 @@ class Daemon:
         ]
         if drained is not None:
             self._start("drained", lambda: self._watch(drained))
+        if settings.group_protocol == "classic" and settings.delivery == "exactly-once":
+            self._start("unowned", partial(self._watch_unowned, poller, topics))
 
         def idle() -> bool:
             return embedder.is_idle() and not (len(inputs) or preparer.is_busy or deliverer.has_work)
@@ -334,6 +339,17 @@ class Daemon:
             if drained.is_reached():
                 _log.info("drained", group=self._settings.consumer.group)
                 self.stop()
+
+    def _watch_unowned(self, poller: Poller, topics: Topics) -> None:
+        settings, topic = self._settings.consumer, self._settings.kafka.documents_topic
+        patience = max(LEAST_PATIENCE_SECONDS, settings.session_timeout_seconds / 2)
+        watch(
+            Unowned(settings.instance_id, patience),
+            partial(shares_of, make_admin(self._settings.kafka), settings.group, topic),
+            lambda: range(topics.documents_partitions),
+            poller.join_again,
+            ending=self.ending,
+        )
 
     def _is_ending(self) -> bool:
         return self.ending.is_set()

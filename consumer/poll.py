@@ -84,6 +84,7 @@ class Poller:
         self._fenced = False
         self._member: str | None = None
         self._expelled = False
+        self._to_join_again = False
         self.more_encoded: Callable[[], bool] = lambda: False
 
     def request(self, call: Callable[[Consumer], T], timeout: float = 60.0) -> T:
@@ -109,6 +110,14 @@ class Poller:
         """Whether the group has given our instance id to another member; this consumer is of no use then."""
         return self._fenced
 
+    def join_again(self, partitions: list[int]) -> None:
+        """Has this consumer leave the group and join it again, so that it gives out partitions nobody has.
+
+        From any thread; `run` does it, unless the daemon is ending.
+        """
+        _log.warning("partitions_without_owner", partitions=partitions)
+        self._to_join_again = True
+
     def subscribe(self) -> None:
         """Joins the group."""
         self._consumer.subscribe(
@@ -131,7 +140,7 @@ class Poller:
                 self._pause()
                 self._take(self._consume())
                 self._held.clear()
-            if self._expelled:
+            if self._expelled or (self._to_join_again and reading()):
                 self._join_again()
             if self._error is not None:
                 raise self._error
@@ -155,7 +164,7 @@ class Poller:
 
     def _join_again(self) -> None:
         """Begins anew at the committed offsets: another may have read on from where this consumer is."""
-        self._expelled = False
+        self._expelled = self._to_join_again = False
         self._held.clear()
         self._give_back(self._max_poll_seconds)
         self.subscribe()

@@ -330,3 +330,20 @@ def test_partitions_that_are_added_while_a_daemon_runs_are_read(harness: Harness
     finish(harness)
     done = run_cli("verify", *topics.flags, "--group", harness.fleet.group)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_partitions_whose_owners_all_died_while_giving_them_away_get_an_owner(harness: Harness) -> None:
+    """They come back under their instance ids, so no session ends, and neither asks for the second round."""
+    owners = start(harness, "first", "second")
+    for owner in owners:
+        owner.wanted = True
+        owner.arm("inside_revoke", "kill")
+    newcomer = harness.fleet.add("newcomer")
+    harness.wait(lambda: all(each.exits for each in owners), 30, "inside_revoke is not hit by both")
+    moment = time.monotonic()
+    took = harness.wait(all_move(harness, moment), 60, "what was given away has no owner")
+    print(f"back after {took:.1f} s")
+    assert [each.exits for each in owners] == [[-signal.SIGKILL], [-signal.SIGKILL]]
+    assert sum(len(each.events("partitions_without_owner")) for each in [*owners, newcomer]) == 1
+    assert took <= SESSION_SECONDS + GRACE_SECONDS
+    finish(harness)
