@@ -20,9 +20,30 @@ class Member:
     def __init__(self) -> None:
         self.name = "first"
         self.callbacks: dict[str, Any] = {}
+        self.subscribed = 0
+        self.left = 0
+        self._assigned: list[TopicPartition] = []
 
     def subscribe(self, _: list[str], **callbacks: Any) -> None:
         self.callbacks = callbacks
+        self.subscribed += 1
+
+    def unsubscribe(self) -> None:
+        self.left += 1
+
+    def assignment(self) -> list[TopicPartition]:
+        return self._assigned
+
+    def poll(self, _: float) -> None:
+        """The group takes all back."""
+        partitions, self._assigned = self._assigned, []
+        self.callbacks["on_revoke"](self, partitions)
+
+    def consume(self, *_: Any) -> list[Any]:
+        return []
+
+    def pause(self, _: list[TopicPartition]) -> None:
+        pass
 
     def memberid(self) -> str:
         return self.name
@@ -31,7 +52,8 @@ class Member:
         return f"metadata of {self.name}"
 
     def assigned(self, *partitions: tuple[str, int]) -> None:
-        self.callbacks["on_assign"](self, [TopicPartition(*each) for each in partitions])
+        self._assigned = [TopicPartition(*each) for each in partitions]
+        self.callbacks["on_assign"](self, self._assigned)
 
 
 def joined() -> tuple[Member, Ownership, Poller]:
@@ -74,3 +96,20 @@ def test_a_transaction_finds_out_first_that_the_member_id_has_changed() -> None:
     member.name = "second"
     poller.group_metadata(member)  # type: ignore[arg-type]
     assert not ownership.partitions
+
+
+def test_a_member_that_is_to_join_again_gives_its_partitions_back_first() -> None:
+    member, ownership, poller = joined()
+    poller.join_again([0])
+    poller.run(lambda: member.subscribed > 1, reading=lambda: True)
+    assert member.left == 1
+    assert not ownership.partitions
+
+
+def test_a_daemon_that_is_ending_does_not_join_again() -> None:
+    member, ownership, poller = joined()
+    poller.join_again([0])
+    rounds = iter([False, False, True])
+    poller.run(lambda: next(rounds), reading=lambda: False)
+    assert member.left == 0
+    assert ownership.partitions == {KEPT}
