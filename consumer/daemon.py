@@ -40,7 +40,7 @@ from consumer.prepare import Preparer
 from consumer.queues import BoundedQueue
 from consumer.records import EmbeddedWindow, Polled, Window
 from consumer.topics import Topics
-from consumer.transaction import TransactionalDelivery
+from consumer.transaction import PENDING_TIMEOUTS, TransactionalDelivery
 from consumer.unowned import Unowned, shares_of, watch
 from consumer.windows import WindowBuilder
 from embedstream.errors import EmbedstreamError, TryAgainError
@@ -296,6 +296,7 @@ class Daemon:
             self.metrics,
             revoke_seconds=REVOKE_SECONDS,
             max_poll_seconds=settings.max_poll_interval_seconds,
+            pending_seconds=PENDING_TIMEOUTS * settings.transaction_timeout_seconds,
             place=partial(
                 place,
                 group=settings.group,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -16,17 +16,20 @@ from consumer.deliver import NotDelivered
 from consumer.offsets import have_landed, offsets_of
 from consumer.outbound import ItemRecords
 from consumer.ownership import Ownership
-from consumer.poll import Poller
+from consumer.poll import PENDING_MEND, Poller
 from consumer.sending import Sending, refusal
 from embedstream.errors import ConfigError, FencedError, ServiceUnavailableError, TryAgainError
 from embedstream.kafka import describe_error
 from embedstream.logs import get_logger
 
-__all__ = ["TransactionalDelivery"]
+__all__ = ["PENDING_TIMEOUTS", "TransactionalDelivery"]
 
 # One call of the transaction API; a call that timed out is repeated, never replaced by another.
 CALL_SECONDS = 5.0
 METADATA_SECONDS = 30.0
+# The longest that offsets may be pending, in transaction time-outs: as one runs out, the broker looks for
+# overdue ones every ten seconds.
+PENDING_TIMEOUTS = 3
 FENCES = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 
 _log = get_logger("transaction")
@@ -139,7 +142,10 @@ class TransactionalDelivery:
         sending = Sending(producer, reports=False)
         sending.send(items)
         if sending.failed is not None:
-            self._abort_failed(producer, sending)
+            if sending.failed.code() == KafkaError._FATAL:
+                raise KafkaException(sending.failed)
+            self._abort(producer)
+            raise _not_delivered(sending.failed)
         try:
             # Fetched now, not before: the generation may have changed while producing.
             metadata = self._poller.request(self._poller.group_metadata, METADATA_SECONDS)
@@ -156,33 +162,31 @@ class TransactionalDelivery:
             self._abort(producer)
             raise NotDelivered("partitions were lost while the transaction was open")
 
-    def _abort_failed(self, producer: Producer, sending: Sending) -> NoReturn:
-        error = sending.failed
-        assert error is not None
-        if error.fatal() or error.code() in (KafkaError._FENCED, KafkaError._FATAL):
-            raise KafkaException(error)
-        self._abort(producer)
-        raise _not_delivered(error)
-
     def _after_error(self, producer: Producer, error: KafkaError, began: float) -> None:
-        if error.code() in FENCES:
-            if time.monotonic() - began < self._timeout:
-                raise FencedError(
-                    f"another daemon took over this instance id ({describe_error(error)})",
-                    "give every daemon a consumer.instance_id of its own (--instance-id)",
-                ) from None
-            # The broker gave our transaction up; there is no rival.
-            raise _Broken(describe_error(error))
-        if error.txn_requires_abort():
-            self._abort(producer)
-            raise _not_delivered(error)
+        """Aborts if that mends it; `_Broken` if only a new producer does.
+
+        Raises:
+            FencedError: our id is another's. A new producer would take it back, for ever in turn.
+        """
+        outcome: Exception = _not_delivered(error)
+        if error.txn_requires_abort() or error.code() == KafkaError._FATAL:
+            # Of a fatal error, producing says only that it is one, and this says which.
+            try:
+                self._abort(producer)
+            except KafkaException as exception:
+                error = exception.args[0]
+            else:
+                raise outcome
+        # After the transaction's time-out the broker itself has given it up; there is no rival.
+        if error.code() in FENCES and time.monotonic() - began < self._timeout:
+            raise FencedError(
+                f"another daemon took over this instance id ({describe_error(error)})",
+                "give every daemon a consumer.instance_id of its own (--instance-id)",
+            )
         raise _Broken(describe_error(error))
 
     def _abort(self, producer: Producer) -> None:
-        try:
-            self._repeat(producer.abort_transaction)
-        except KafkaException as exception:
-            raise _Broken(describe_error(exception.args[0])) from None
+        self._repeat(producer.abort_transaction)
 
     def _repeat(self, call: Callable[..., Any], *arguments: Any, timed: bool = True) -> None:
         """Repeats the same call while its error is retriable; after the transaction time-out it is broken.
@@ -258,11 +262,13 @@ class TransactionalDelivery:
 
         Raises:
             NotDelivered: it did not.
+            TryAgainError: the offsets can't be read, for longer than any transaction should be pending.
         """
         _log.warning("producer_replaced", why=why)
         self._producer = None
         self._producer = self._initialised()
-        waited = False
+        give_up_at = time.monotonic() + PENDING_TIMEOUTS * self._timeout
+        told: set[str] = set()
         while True:
             try:
                 landed = self._poller.request(
@@ -270,11 +276,13 @@ class TransactionalDelivery:
                 )
                 break
             except (KafkaException, TimeoutError) as error:
-                if self._stopping():
-                    raise TryAgainError("the committed offsets can't be read") from None
-                if not waited:
+                if str(error) not in told:
                     _log.warning("waiting_for_offsets", error=str(error))
-                waited = True
+                    told.add(str(error))
+                if self._stopping() or time.monotonic() > give_up_at:
+                    raise TryAgainError(
+                        f"the committed offsets can't be read ({error})", PENDING_MEND
+                    ) from None
                 time.sleep(0.1)
         if not landed:
             raise NotDelivered(f"{why}; a new producer was made")

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from confluent_kafka import TopicPartition
+import structlog
+from confluent_kafka import KafkaError, TopicPartition
 
 from consumer.ownership import Ownership
 from consumer.poll import Poller
 from consumer.queues import BoundedQueue
 from embedstream.metrics import Metrics
+
+
+class End:
+    """What tells that a partition holds nothing more."""
+
+    def __init__(self, partition: tuple[str, int]) -> None:
+        self._partition = partition
+
+    def topic(self) -> str:
+        return self._partition[0]
+
+    def partition(self) -> int:
+        return self._partition[1]
+
+    def offset(self) -> int:
+        return 0
+
+    def error(self) -> KafkaError:
+        return KafkaError(KafkaError._PARTITION_EOF)
+
 
 KEPT, NEW = ("documents", 1), ("documents", 2)
 
@@ -23,6 +44,7 @@ class Member:
         self.subscribed = 0
         self.left = 0
         self._assigned: list[TopicPartition] = []
+        self.messages: list[Any] = []
 
     def subscribe(self, _: list[str], **callbacks: Any) -> None:
         self.callbacks = callbacks
@@ -40,7 +62,8 @@ class Member:
         self.callbacks["on_revoke"](self, partitions)
 
     def consume(self, *_: Any) -> list[Any]:
-        return []
+        messages, self.messages = self.messages, []
+        return messages
 
     def pause(self, _: list[TopicPartition]) -> None:
         pass
@@ -67,6 +90,7 @@ def joined() -> tuple[Member, Ownership, Poller]:
         Metrics(),
         revoke_seconds=0.0,
         max_poll_seconds=1.0,
+        pending_seconds=0.0,
         place=lambda *_: None,
     )
     poller.subscribe()
@@ -113,3 +137,26 @@ def test_a_daemon_that_is_ending_does_not_join_again() -> None:
     poller.run(lambda: next(rounds), reading=lambda: False)
     assert member.left == 0
     assert ownership.partitions == {KEPT}
+
+
+def told_silent(poller: Poller, rounds: int = 3) -> list[list[int]]:
+    """The partitions that are told to be without an offset, round by round."""
+    left = iter(range(rounds))
+    with structlog.testing.capture_logs() as logs:
+        poller.run(lambda: next(left, None) is None, reading=lambda: True)
+    return [each["partitions"] for each in logs if each["event"] == "partitions_without_offset"]
+
+
+def test_partitions_of_which_nothing_comes_are_told_again_and_again() -> None:
+    member, _, poller = joined()
+    member.messages = [End(KEPT)]
+    member.assigned(NEW)
+    told = told_silent(poller)
+    # The client asks for what is there once before they are looked at.
+    assert told == [[NEW[1]]] * 3
+
+
+def test_partitions_that_were_taken_away_are_not_waited_for() -> None:
+    member, _, poller = joined()
+    member.callbacks["on_revoke"](member, [TopicPartition(*KEPT)])
+    assert told_silent(poller) == []
