@@ -32,6 +32,10 @@ from tests.faults.schedule import BROKER_FAULTS, DATA_FAULTS, NETWORK_FAULTS, PR
 __all__ = ["Soak", "all_kinds", "run_together"]
 
 LEAST_SHARE = 0.05
+# A broker that comes back aborts overdue transactions before it can reach itself. Where the transactions' own
+# topic has one copy, Apache Kafka 4.4 may then take them for aborted without having written so into their
+# partitions, where they stay open for ever (see README.md).
+BROKER_DEATHS = ("broker_kill", "broker_disk_full")
 # What only a transaction has.
 WITHIN_TRANSACTION = ("kill_after_send_offsets", "kill_during_commit")
 
@@ -56,11 +60,12 @@ class Soak:
         return " ".join([flags, *(["--kinds", *self.kinds] if self.kinds else [])])
 
 
-def all_kinds(delivery: str = "exactly-once") -> tuple[str, ...]:
-    """Every kind of fault that can be done on this machine."""
+def all_kinds(delivery: str = "exactly-once", brokers: int = 3) -> tuple[str, ...]:
+    """Every kind of fault that can be done on this machine, and to which so many brokers are equal."""
     network = NETWORK_FAULTS if find_toxiproxy() is not None else ()
     kinds = (*PROCESS_FAULTS, *DATA_FAULTS, *BROKER_FAULTS, *network)
-    return tuple(each for each in kinds if delivery == "exactly-once" or each not in WITHIN_TRANSACTION)
+    unfit = WITHIN_TRANSACTION if delivery == "at-least-once" else BROKER_DEATHS if brokers == 1 else ()
+    return tuple(each for each in kinds if each not in unfit)
 
 
 def run_together(soaks: Sequence[Soak], at_once: int = 2) -> list[Report]:
@@ -91,7 +96,7 @@ def _run(soak: Soak) -> Report:
             name=str(soak),
             seed=soak.seed,
             count=soak.faults,
-            kinds=soak.kinds or all_kinds(soak.delivery),
+            kinds=soak.kinds or all_kinds(soak.delivery, soak.brokers),
             protocol=soak.protocol,
             delivery=soak.delivery,
             network=network,
@@ -136,7 +141,11 @@ def main() -> int:
     started = time.monotonic()
     report = functools.reduce(Report.__add__, run_together(soaks, given.at_once))
     minutes = (time.monotonic() - started) / 60
-    few = [] if given.kinds else _too_few(report, {family(each) for each in all_kinds(given.delivery)})
+    few = (
+        []
+        if given.kinds
+        else _too_few(report, {family(each) for each in all_kinds(given.delivery, given.brokers)})
+    )
     print(f"together, in {minutes:.1f} minutes on {os.cpu_count()} cores, {platform.machine()}: {report}")
     print("\n".join(few))
     return 1 if report.problems or few else 0

@@ -1,4 +1,4 @@
-"""A producer whose transactional id is taken over within a window: it ends, and takes nothing back."""
+"""What goes wrong around a transaction: another daemon takes the id over, or offsets stay pending."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from consumer.outbound import ItemRecords, OutboundRecord
 from consumer.ownership import Ownership
 from consumer.records import EndOfPartition
 from consumer.sending import BATCH_RECORDS
 from consumer.transaction import TransactionalDelivery
-from embedstream.errors import FencedError
+from embedstream.errors import FencedError, TryAgainError
 from embedstream.kafka import make_consumer, make_producer
-from tests.kafka import Topics, read_all
+from tests.brokers import BrokerHandle
+from tests.consuming import committed, documents, send
+from tests.daemons import Daemons, verified
+from tests.kafka import Topics, make_topics, read_all, wait_until
 
 TIMEOUT_SECONDS = 20.0
 # A call of the producer that a rival comes before, or after.
@@ -86,6 +90,41 @@ def group(topics: Topics) -> Iterator[Group]:
     group.close()
 
 
+def a_delivery(
+    topics: Topics,
+    group: Group,
+    producer: Callable[[], Any],
+    ownership: Ownership,
+    transactional_id: str,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> TransactionalDelivery:
+    return TransactionalDelivery(
+        producer,
+        group,  # type: ignore[arg-type]
+        ownership,
+        topic=topics.documents,
+        transactional_id=transactional_id,
+        fingerprint="hash",
+        timeout_seconds=timeout_seconds,
+        stopping=lambda: False,
+    )
+
+
+@contextlib.contextmanager
+def pending_offsets(topics: Topics, group_id: str) -> Iterator[None]:
+    """Offsets of partition 0 in a transaction that stays open, as that of a daemon that has just died."""
+    consumer = make_consumer(topics.kafka, group_id=group_id)
+    consumer.assign([TopicPartition(topics.documents, 0)])
+    ghost = make_producer(topics.kafka, transactional_id=uuid.uuid4().hex)
+    ghost.init_transactions(TIMEOUT_SECONDS)
+    ghost.begin_transaction()
+    offsets = [TopicPartition(topics.documents, 0, 1)]
+    ghost.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), TIMEOUT_SECONDS)
+    yield
+    ghost.abort_transaction(TIMEOUT_SECONDS)
+    consumer.close()
+
+
 @pytest.mark.parametrize(("name", "when"), PLACES)
 def test_a_daemon_whose_id_was_taken_over_ends_and_leaves_it_to_the_other(
     topics: Topics, group: Group, name: str, when: str
@@ -107,16 +146,7 @@ def test_a_daemon_whose_id_was_taken_over_ends_and_leaves_it_to_the_other(
         new = make_producer(topics.kafka, transactional_id=transactional_id)
         return new if rivals else Watched(new, name, when, fence)
 
-    delivery = TransactionalDelivery(
-        producer,
-        group,  # type: ignore[arg-type]
-        ownership,
-        topic=topics.documents,
-        transactional_id=transactional_id,
-        fingerprint="hash",
-        timeout_seconds=TIMEOUT_SECONDS,
-        stopping=lambda: False,
-    )
+    delivery = a_delivery(topics, group, producer, ownership, transactional_id)
     delivery.prepare()
     if name == "abort_transaction":
         _lose_partitions(ownership, topics)
@@ -127,6 +157,58 @@ def test_a_daemon_whose_id_was_taken_over_ends_and_leaves_it_to_the_other(
     rival.produce(topics.embeddings, b"of the rival", partition=0)
     rival.commit_transaction(TIMEOUT_SECONDS)
     assert [each.value() for each in read_all(topics.bootstrap, topics.embeddings)] == [b"of the rival"]
+
+
+@pytest.mark.slow
+def test_a_window_of_which_nobody_can_tell_whether_it_landed_ends_the_daemon(
+    kafka_broker: BrokerHandle,
+) -> None:
+    topics = make_topics(kafka_broker.bootstrap)
+    group = Group(topics)
+    transactional_id = uuid.uuid4().hex
+
+    def broken(_: Producer) -> None:
+        raise KafkaException(KafkaError(KafkaError._FAIL))
+
+    def producer() -> Any:
+        new = make_producer(topics.kafka, transactional_id=transactional_id)
+        return Watched(new, "commit_transaction", "before", broken)
+
+    delivery = a_delivery(topics, group, producer, Ownership(), transactional_id, timeout_seconds=1.0)
+    delivery.prepare()
+    with (
+        pending_offsets(topics, "group"),
+        structlog.testing.capture_logs() as logs,
+        pytest.raises(TryAgainError, match="find-hanging"),
+    ):
+        delivery.deliver(_items(topics))
+    # Said once, however often it was tried.
+    assert [each["event"] for each in logs] == ["producer_replaced", "waiting_for_offsets"]
+    group.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_partition_whose_offset_stays_pending_is_told_and_the_others_go_on(
+    kafka_broker: BrokerHandle, daemons: Daemons, protocol: str
+) -> None:
+    topics = make_topics(kafka_broker.bootstrap)
+    send(topics, documents(60))
+    env = {
+        "EMBEDSTREAM_CONSUMER__TRANSACTION_TIMEOUT_SECONDS": "1",
+        "EMBEDSTREAM_CONSUMER__GROUP_PROTOCOL": protocol,
+    }
+    with pending_offsets(topics, topics.documents):
+        daemon = daemons.start(topics, env=env)
+        wait_until(lambda: daemon.events("partitions_without_offset"), 60, "nothing is told")
+        told = daemon.events("partitions_without_offset")[0]
+        assert told["partitions"] == [0]
+        assert "find-hanging" in told["mend"]
+        wait_until(lambda: set(committed(topics)) == {1, 2}, 30, "the others do not go on")
+    wait_until(lambda: set(committed(topics)) == {0, 1, 2}, 30, "it does not go on with the partition")
+    daemon.process.terminate()
+    assert daemon.wait() == 0
+    assert verified(topics)
 
 
 def _items(topics: Topics) -> list[ItemRecords]:
