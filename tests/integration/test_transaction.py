@@ -138,7 +138,8 @@ def test_a_daemon_whose_id_was_taken_over_ends_and_leaves_it_to_the_other(
         rival.init_transactions(TIMEOUT_SECONDS)
         rivals.append(rival)
         if name.startswith("produce"):
-            # It learns of it from what it has sent, before it hands over the next batch.
+            # It learns of it from another partition's record, before it hands over the next batch.
+            old.produce(topics.embeddings, b"", partition=2)
             with contextlib.suppress(KafkaException):
                 old.flush(TIMEOUT_SECONDS)
 
