@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from consumer.deliver import NotDelivered
 from consumer.outbound import ItemRecords, OutboundRecord
 from consumer.ownership import Ownership
 from consumer.records import EndOfPartition
@@ -158,6 +160,32 @@ def test_a_daemon_whose_id_was_taken_over_ends_and_leaves_it_to_the_other(
     rival.produce(topics.embeddings, b"of the rival", partition=0)
     rival.commit_transaction(TIMEOUT_SECONDS)
     assert [each.value() for each in read_all(topics.bootstrap, topics.embeddings)] == [b"of the rival"]
+
+
+def test_a_call_that_never_returns_is_left_behind_with_its_producer(
+    topics: Topics, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As sending the offsets does in librdkafka 2.16 when connections were cut."""
+    monkeypatch.setattr("consumer.transaction.CALL_SECONDS", 0.5)
+    transactional_id, producers, cut = uuid.uuid4().hex, list[Any](), threading.Event()
+
+    def wait(_: Producer) -> None:
+        cut.wait(TIMEOUT_SECONDS)
+
+    def producer() -> Any:
+        producers.append(make_producer(topics.kafka, transactional_id=transactional_id))
+        if len(producers) > 1:
+            return producers[-1]
+        return Watched(producers[-1], "send_offsets_to_transaction", "before", wait)
+
+    delivery = a_delivery(topics, group, producer, Ownership(), transactional_id)
+    delivery.prepare()
+    with pytest.raises(NotDelivered, match="does not end"):
+        delivery.deliver(_items(topics))
+    delivery.deliver(_items(topics))
+    assert len(producers) == 2
+    assert len(read_all(topics.bootstrap, topics.embeddings)) == 2 * BATCH_RECORDS + 2
+    cut.set()
 
 
 @pytest.mark.slow

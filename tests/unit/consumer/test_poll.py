@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from consumer.ownership import Ownership
 from consumer.poll import Poller
@@ -43,6 +43,7 @@ class Member:
         self.callbacks: dict[str, Any] = {}
         self.subscribed = 0
         self.left = 0
+        self.is_fenced = self.closed = False
         self._assigned: list[TopicPartition] = []
         self.messages: list[Any] = []
 
@@ -52,6 +53,11 @@ class Member:
 
     def unsubscribe(self) -> None:
         self.left += 1
+        if self.is_fenced:
+            raise KafkaException(KafkaError(KafkaError._FATAL))
+
+    def close(self) -> None:
+        self.closed = True
 
     def assignment(self) -> list[TopicPartition]:
         return self._assigned
@@ -137,6 +143,14 @@ def test_a_daemon_that_is_ending_does_not_join_again() -> None:
     poller.run(lambda: next(rounds), reading=lambda: False)
     assert member.left == 0
     assert ownership.partitions == {KEPT}
+
+
+def test_a_fenced_member_that_takes_no_call_any_more_can_still_be_closed() -> None:
+    member, _, poller = joined()
+    member.is_fenced = True
+    poller.leave()
+    assert member.left == 1
+    assert member.closed
 
 
 def told_silent(poller: Poller, rounds: int = 3) -> list[list[int]]:
