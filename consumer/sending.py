@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, Message, Producer
 
 from consumer.outbound import ItemRecords, OutboundRecord
 from embedstream.errors import ConfigError
@@ -43,9 +43,6 @@ class Sending:
         """Produces all records and waits for the broker to have them, or for the first error.
 
         Without reports it may end sooner, where nothing moves any more: the transaction's next call says why.
-
-        Raises:
-            KafkaException: the producer is of no use any more.
         """
         for each in items:
             for record in each.records:
@@ -83,7 +80,7 @@ class Sending:
             for each in batch:
                 each.pop("_error", None)
             if error.code() == KafkaError._QUEUE_FULL:
-                self._serve(self._producer.poll)
+                self._producer.poll(FLUSH_SECONDS)
             else:
                 self.failed = error
 
@@ -101,31 +98,15 @@ class Sending:
                 )
                 return
             except BufferError:
-                self._serve(self._producer.poll)
+                self._producer.poll(FLUSH_SECONDS)
 
     def _flush(self) -> None:
         left = len(self._producer)
         while left and self.failed is None:
-            self._serve(self._producer.flush)
+            self._producer.flush(FLUSH_SECONDS)
             before, left = left, len(self._producer)
             if left == before and not self._reports:
                 return
-
-    def _serve(self, call: Callable[[float], int]) -> None:
-        """Lets the client work.
-
-        Raises:
-            KafkaException: it has a fatal error.
-        """
-        try:
-            call(FLUSH_SECONDS)
-        except SystemError as error:
-            # The exception of a fatal error was pending when the client called back once more.
-            cause = error.__cause__
-            fatal = (
-                cause if isinstance(cause, KafkaException) else KafkaException(KafkaError(KafkaError._FATAL))
-            )
-            raise fatal from None
 
     def _report(self, error: KafkaError | None, _: Message) -> None:
         if error is not None and self.failed is None:
