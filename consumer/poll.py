@@ -20,12 +20,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue
 from consumer.records import EndOfPartition, Input, Polled, header_list
+from consumer.silent import SilentPartitions
 from embedstream.errors import ConfigError, EmbedstreamError, TryAgainError
 from embedstream.kafka import describe_error, explain
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
 
-__all__ = ["PENDING_MEND", "Poller"]
+__all__ = ["Poller"]
 
 # A batch of messages is copied under the interpreter lock: large enough to be cheap, and still brief.
 MESSAGES_PER_POLL = 256
@@ -35,11 +36,6 @@ POLL_SECONDS = 0.05
 PAUSE_AFTER_SECONDS = 1.0
 # What the client says of FENCED_INSTANCE_ID.
 FENCED = "fenced by other consumer with same group.instance.id"
-# What an offset that never comes means: `committed` and the client's own look wait for pending ones.
-PENDING_MEND = (
-    "if this stays, a transaction is pending that nobody ends: look with Kafka's kafka-transactions.sh"
-    " find-hanging, and see `abort` there"
-)
 
 T = TypeVar("T")
 
@@ -82,10 +78,8 @@ class Poller:
         self._metrics = metrics
         self._revoke_seconds = revoke_seconds
         self._max_poll_seconds = max_poll_seconds
-        self._pending_seconds = pending_seconds
+        self._silent = SilentPartitions(pending_seconds, max_poll_seconds / 4)
         self._place = place
-        # Assigned partitions of which nothing has come yet, not even that they are empty, and since when.
-        self._silent: dict[tuple[str, int], float] = {}
         self._requests: queue.SimpleQueue[tuple[Callable[[Consumer], Any], Future[Any]]] = queue.SimpleQueue()
         self._held: deque[Polled] = deque()
         self._held_since = 0.0
@@ -151,7 +145,7 @@ class Poller:
                 self._take(self._consume())
                 self._held.clear()
             if self._silent:
-                self._tell_silent(time.monotonic())
+                self._silent.look(self._consumer, self._paused, self._place_again)
             if self._expelled or (self._to_join_again and reading()):
                 self._join_again()
             if self._error is not None:
@@ -193,18 +187,8 @@ class Poller:
         if kept and self._consumer.memberid() != self._member:
             _log.warning("expelled", partitions=sorted(partition for _, partition in kept))
             self._ownership.withdraw(kept, lost=True)
-            self._silent.clear()
+            self._silent.gone(kept)
             self._expelled = True
-
-    def _tell_silent(self, now: float) -> None:
-        """Says which partitions can't be read, as often as their patience is over."""
-        for partition in self._paused & self._silent.keys():
-            self._silent[partition] = now
-        overdue = [each for each, since in self._silent.items() if now - since > self._pending_seconds]
-        if overdue:
-            partitions = sorted(partition for _, partition in overdue)
-            _log.warning("partitions_without_offset", partitions=partitions, mend=PENDING_MEND)
-            self._silent.update(dict.fromkeys(overdue, now))
 
     def _read(self) -> None:
         self._pass_on()
@@ -242,7 +226,7 @@ class Poller:
             if topic is None or partition is None:
                 continue
             if self._silent:
-                self._silent.pop((topic, partition), None)
+                self._silent.gone([(topic, partition)])
             number = self._ownership.number((topic, partition))
             if number is None:
                 continue
@@ -311,7 +295,7 @@ class Poller:
         self._member = self._consumer.memberid()
         names = [(p.topic, p.partition) for p in partitions]
         self._ownership.assign(names)
-        self._silent |= dict.fromkeys(names, time.monotonic())
+        self._silent.assigned(names)
         self._metrics.rebalances_total.labels(kind="assigned").inc()
         _log.info("partitions_assigned", partitions=sorted(p.partition for p in partitions))
 
@@ -332,8 +316,7 @@ class Poller:
         names = {(p.topic, p.partition) for p in partitions}
         self._ownership.withdraw(names, lost=lost)
         self._paused -= names
-        for each in names:
-            self._silent.pop(each, None)
+        self._silent.gone(names)
         deadline = time.monotonic() + self._max_poll_seconds
         while self._ownership.transaction_open:
             # The open transaction asks this very thread for the group metadata.

@@ -16,8 +16,9 @@ from consumer.deliver import NotDelivered
 from consumer.offsets import have_landed, offsets_of
 from consumer.outbound import ItemRecords
 from consumer.ownership import Ownership
-from consumer.poll import PENDING_MEND, Poller
+from consumer.poll import Poller
 from consumer.sending import Sending, refusal
+from consumer.silent import PENDING_MEND
 from embedstream.errors import ConfigError, FencedError, ServiceUnavailableError, TryAgainError
 from embedstream.kafka import describe_error
 from embedstream.logs import get_logger

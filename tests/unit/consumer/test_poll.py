@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 from consumer.ownership import Ownership
 from consumer.poll import Poller
@@ -46,6 +46,9 @@ class Member:
         self.is_fenced = self.closed = False
         self._assigned: list[TopicPartition] = []
         self.messages: list[Any] = []
+        self.offsets: dict[tuple[str, int], int] = {}
+        self.asked: list[tuple[str, int]] = []
+        self.placed: dict[tuple[str, int], int | None] = {}
 
     def subscribe(self, _: list[str], **callbacks: Any) -> None:
         self.callbacks = callbacks
@@ -70,6 +73,16 @@ class Member:
     def consume(self, *_: Any) -> list[Any]:
         messages, self.messages = self.messages, []
         return messages
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        ((topic, partition),) = [(each.topic, each.partition) for each in partitions]
+        self.asked.append((topic, partition))
+        if (topic, partition) not in self.offsets:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return [TopicPartition(topic, partition, self.offsets[topic, partition])]
+
+    def place(self, topic: str, partition: int, offset: int | None) -> None:
+        self.placed[topic, partition] = offset
 
     def pause(self, _: list[TopicPartition]) -> None:
         pass
@@ -97,7 +110,7 @@ def joined() -> tuple[Member, Ownership, Poller]:
         revoke_seconds=0.0,
         max_poll_seconds=1.0,
         pending_seconds=0.0,
-        place=lambda *_: None,
+        place=lambda _, *given: member.place(*given),
     )
     poller.subscribe()
     member.assigned(KEPT)
@@ -161,16 +174,27 @@ def told_silent(poller: Poller, rounds: int = 3) -> list[list[int]]:
     return [each["partitions"] for each in logs if each["event"] == "partitions_without_offset"]
 
 
-def test_partitions_of_which_nothing_comes_are_told_again_and_again() -> None:
+def test_partitions_whose_offsets_do_not_come_are_told_again_and_again() -> None:
     member, _, poller = joined()
     member.messages = [End(KEPT)]
     member.assigned(NEW)
-    told = told_silent(poller)
-    # The client asks for what is there once before they are looked at.
-    assert told == [[NEW[1]]] * 3
+    assert told_silent(poller) == [[NEW[1]]] * 3
+    # Something has come of the other one: it was not asked for.
+    assert KEPT not in member.asked
+
+
+def test_a_partition_that_waits_only_for_another_ones_offset_is_given_its_own() -> None:
+    member, _, poller = joined()
+    member.assigned(NEW)
+    member.offsets = {KEPT: 7}
+    assert told_silent(poller, 1) == [[NEW[1]]]
+    member.offsets = {KEPT: 7, NEW: OFFSET_INVALID}
+    assert told_silent(poller, 1) == []
+    assert member.placed == {KEPT: 7, NEW: None}
 
 
 def test_partitions_that_were_taken_away_are_not_waited_for() -> None:
     member, _, poller = joined()
     member.callbacks["on_revoke"](member, [TopicPartition(*KEPT)])
     assert told_silent(poller) == []
+    assert not member.asked
