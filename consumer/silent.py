@@ -1,7 +1,7 @@
 """Assigned partitions of which nothing has come yet, not even that they are empty.
 
-The client asks for the committed offsets of all new partitions at once, and as long as one of them is pending
-in a transaction, it waits with all. That lasts no longer than the transaction's time-out, unless nobody ends it.
+The client asks for the committed offsets of all new partitions at once, and while one of them is pending in a
+transaction, it waits with all. That lasts no longer than the transaction's time-out, unless nobody ends it.
 """
 
 from __future__ import annotations
