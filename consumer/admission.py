@@ -10,13 +10,13 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from consumer.lineage import refuse_lost_output, refuse_misplaced_output, refuse_other_input
 from consumer.outbound import OutputLayout
 from consumer.position import refuse_beyond, refuse_expired
-from consumer.tail import Written, newest_written
+from consumer.tail import Range, Written, newest_written
 from consumer.topics import Topics
 from embedstream.errors import ConfigError
 from embedstream.kafka import explain, make_consumer
@@ -28,6 +28,7 @@ __all__ = ["admit"]
 
 # Offsets are committed right after output in at-least-once mode: a look in between sees output without them.
 LOOKS = 3
+METADATA_SECONDS = 10.0
 
 _log = get_logger("admission")
 
@@ -57,6 +58,8 @@ def _admit(
 ) -> None:
     kafka, group, layout = settings.kafka, settings.consumer.group, topics.layout
     topic, partitions = kafka.documents_topic, range(topics.documents_partitions)
+    # The client waits for up to a second before it looks for the leader of a topic that it has not heard of.
+    reader.list_topics(timeout=METADATA_SECONDS)
     starts = start_offsets(admin, topic, partitions)
     committed = committed_offsets(kafka, group, topic, partitions)
     forgotten: list[TopicPartition] = []
@@ -64,7 +67,7 @@ def _admit(
         if look:
             time.sleep(1.0)
         before, missing = committed, set(partitions) - set(committed)
-        embeddings, dead_letters = _written(reader, topic, layout, missing)
+        embeddings, dead_letters = _written(admin, reader, topic, layout, missing)
         written = [*embeddings, *dead_letters]
         # Read again: another daemon may have committed its first window meanwhile.
         committed = committed_offsets(kafka, group, topic, partitions)
@@ -146,18 +149,20 @@ def _refuse_out_of_range(
 
 
 def _written(
-    reader: Consumer, documents: str, layout: OutputLayout, missing: set[int]
+    admin: AdminClient, reader: Consumer, documents: str, layout: OutputLayout, missing: set[int]
 ) -> tuple[list[Written], list[Written]]:
     """The newest output of each partition, and of each input partition that has no committed offset."""
-    found: list[list[Written]] = []
-    for topic, count in (
-        (layout.embeddings_topic, layout.embeddings_partitions),
-        (layout.dead_letters_topic, layout.dead_letters_partitions),
-    ):
-        own = []
-        for partition in range(count):
-            inputs = {each for each in missing if each % count == partition}
-            own += newest_written(reader, topic, partition, documents, inputs)
-        found.append(own)
-    embeddings, dead_letters = found
+    embeddings, dead_letters = (
+        newest_written(reader, topic, _bounds(admin, topic, range(count)), documents, missing)
+        for topic, count in (
+            (layout.embeddings_topic, layout.embeddings_partitions),
+            (layout.dead_letters_topic, layout.dead_letters_partitions),
+        )
+    )
     return embeddings, dead_letters
+
+
+def _bounds(admin: AdminClient, topic: str, partitions: range) -> dict[int, Range]:
+    starts = start_offsets(admin, topic, partitions)
+    ends = end_offsets(admin, topic, partitions, IsolationLevel.READ_COMMITTED)
+    return {partition: (starts[partition], ends[partition]) for partition in partitions}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from confluent_kafka import Consumer, TopicPartition
 
 from consumer.outbound import OutputLayout
-from consumer.tail import Written, document_version, first_record
+from consumer.tail import Written, document_version, first_record, records_at
 from consumer.topics import NEW_INPUT_MEND, NEW_OUTPUT_MEND
 from embedstream.errors import ConfigError
 
@@ -43,15 +43,18 @@ def refuse_other_input(
         other = newest.get(each.source.partition)
         if other is None or other.source.offset < each.source.offset:
             newest[each.source.partition] = each
+    told = {}
     for partition, each in sorted(newest.items()):
         offset = each.source.offset
         if offset >= ends.get(partition, 0):
             _refuse(f"{topic!r} has no record {partition}/{offset}, and there is output of it")
-        if offset < starts[partition] or each.document is None:
-            continue
-        record = first_record(reader, topic, partition, offset, offset + 1)
-        if record is not None and document_version(record) != each.document:
-            _refuse(f"record {partition}/{offset} of {topic!r} is not the one that there is output of")
+        if offset >= starts[partition] and each.document is not None:
+            told[partition] = offset
+    for partition, record in sorted(records_at(reader, topic, told).items()):
+        if document_version(record) != newest[partition].document:
+            _refuse(
+                f"record {partition}/{told[partition]} of {topic!r} is not the one that there is output of"
+            )
 
 
 def refuse_misplaced_output(written: Iterable[Written], topic: str, partitions: int) -> None:

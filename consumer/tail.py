@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -15,10 +15,21 @@ from schemas.deletion import deletion_source, deletion_version
 from schemas.records import SourcePosition
 from schemas.wire import WireError, decode_document, decode_embedding_fields
 
-__all__ = ["DocumentVersion", "Written", "document_version", "first_record", "newest_written"]
+__all__ = [
+    "DocumentVersion",
+    "Range",
+    "Written",
+    "document_version",
+    "first_record",
+    "newest_written",
+    "records_at",
+]
 
 DocumentVersion = tuple[str, int]
 """A document's id and version: no other record of the input has both, but its other segments."""
+
+Range = tuple[int, int]
+"""An offset and the one after the last."""
 
 READ_SECONDS = 10.0
 FIRST_LOOK_RECORDS = 16
@@ -42,32 +53,59 @@ class Written:
 
 
 def newest_written(
-    consumer: Consumer, topic: str, partition: int, documents_topic: str, inputs: Collection[int]
+    consumer: Consumer,
+    topic: str,
+    bounds: Mapping[int, Range],
+    documents_topic: str,
+    inputs: Collection[int],
 ) -> list[Written]:
-    """The newest record of the output partition, and the newest of each input partition in `inputs`.
+    """The newest record of each output partition, and the newest of each input partition in `inputs`.
 
-    Looks back from the end, twice as far each time, until all were found or the partition's start is
-    reached: an input partition without any output costs a read of the whole output partition, so ask for
-    those only that must be known.
+    Looks back from the ends of all partitions at once, twice as far each time, until all were found or the
+    start is reached: an input partition without any output costs a read of the whole output partition, so
+    ask for those only that must be known.
+
+    Args:
+        consumer: assigned as it pleases.
+        topic: the output topic.
+        bounds: the oldest offset of each of its partitions, and the end that the consumer can reach.
+        documents_topic: records of other topics don't count.
+        inputs: input partitions; the output of each is in the partition of its number, modulo their count.
 
     Raises:
         KafkaException: the broker does not answer.
     """
-    low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=READ_SECONDS)
-    span = FIRST_LOOK_RECORDS
-    while True:
-        start = max(low, high - span)
-        found: dict[int, Written] = {}
-        newest: Written | None = None
-        for message in _read(consumer, topic, partition, start, high):
-            written = _written(message)
-            if written is not None and written.source.topic == documents_topic:
-                newest = written
-                if written.source.partition in inputs:
-                    found[written.source.partition] = written
-        if start == low or (newest is not None and len(found) == len(inputs)):
-            return [*found.values(), *([newest] if newest is not None else [])]
+    wanted = {partition: {each for each in inputs if each % len(bounds) == partition} for partition in bounds}
+    written: list[Written] = []
+    left, span = dict(bounds), FIRST_LOOK_RECORDS
+    while left:
+        ranges = {partition: (max(low, high - span), high) for partition, (low, high) in left.items()}
+        newest: dict[int, Written] = {}
+        found: dict[int, dict[int, Written]] = {partition: {} for partition in left}
+        for message in _read(consumer, topic, ranges):
+            each = _written(message)
+            if each is not None and each.source.topic == documents_topic:
+                newest[each.partition] = each
+                if each.source.partition in wanted[each.partition]:
+                    found[each.partition][each.source.partition] = each
+        for partition, (start, _) in ranges.items():
+            is_found = partition in newest and len(found[partition]) == len(wanted[partition])
+            if is_found or start == left[partition][0]:
+                del left[partition]
+                written += found[partition].values()
+                written += [newest[partition]] if partition in newest else []
         span *= 2
+    return written
+
+
+def records_at(consumer: Consumer, topic: str, offsets: Mapping[int, int]) -> dict[int, Message]:
+    """The record at the offset given for each partition, left out where there is none.
+
+    Raises:
+        KafkaException: the broker does not answer.
+    """
+    ranges = {partition: (offset, offset + 1) for partition, offset in offsets.items()}
+    return {message.partition() or 0: message for message in _read(consumer, topic, ranges)}
 
 
 def first_record(consumer: Consumer, topic: str, partition: int, start: int, end: int) -> Message | None:
@@ -76,7 +114,7 @@ def first_record(consumer: Consumer, topic: str, partition: int, start: int, end
     Raises:
         KafkaException: the broker does not answer.
     """
-    with closing(_read(consumer, topic, partition, start, end)) as records:
+    with closing(_read(consumer, topic, {partition: (start, end)})) as records:
         return next(records, None)
 
 
@@ -93,30 +131,33 @@ def document_version(message: Message) -> DocumentVersion | None:
     return document.id, document.version
 
 
-def _read(consumer: Consumer, topic: str, partition: int, start: int, end: int) -> Generator[Message]:
-    """The records from `start` up to the end of the partition as it was at `end`."""
-    if start >= end:
+def _read(consumer: Consumer, topic: str, ranges: Mapping[int, Range]) -> Generator[Message]:
+    """The records of each partition from an offset up to another, all partitions at once."""
+    ends = {partition: end for partition, (start, end) in ranges.items() if start < end}
+    if not ends:
         return
-    consumer.assign([TopicPartition(topic, partition, start)])
+    consumer.assign([TopicPartition(topic, partition, ranges[partition][0]) for partition in ends])
     deadline = time.monotonic() + READ_SECONDS
     try:
-        while True:
+        while ends:
             message = consumer.poll(0.5)
             if message is None:
                 if time.monotonic() > deadline:
                     raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
                 continue
             deadline = time.monotonic() + READ_SECONDS
-            error = message.error()
-            if error is None:
-                # A partition that the others write to all the time never reports its end.
-                if (message.offset() or 0) >= end:
-                    return
+            error, partition, offset = message.error(), message.partition() or 0, message.offset() or 0
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                if error.fatal() or not error.retriable():
+                    raise KafkaException(error)
+                continue
+            if partition not in ends:
+                continue
+            if error is None and offset < ends[partition]:
                 yield message
-            elif error.code() == KafkaError._PARTITION_EOF:
-                return
-            elif error.fatal() or not error.retriable():
-                raise KafkaException(error)
+            # A partition that the others write to all the time never reports its end.
+            if error is not None or offset + 1 >= ends[partition]:
+                del ends[partition]
     finally:
         consumer.unassign()
 
