@@ -24,7 +24,7 @@ TOKENIZER_FILES = (
 
 
 def model_fingerprint(
-    folder: Path, *, prompt: str, window: int, dim: int, splitter: int = SPLITTER_VERSION
+    folder: Path, *, prompt: str, window: int, dim: int, splitter: int | None = None
 ) -> str:
     """The fingerprint of a sentence-transformers model as it is used here.
 
@@ -38,7 +38,7 @@ def model_fingerprint(
         prompt: What stands before every document; empty for none.
         window: Tokens of a passage at most.
         dim: Length of a vector.
-        splitter: Version of the splitter.
+        splitter: Version of the splitter; None for the one that there is now.
 
     Returns:
         16 lower-case hexadecimal digits.
@@ -62,7 +62,7 @@ def model_fingerprint(
         "prompt": prompt,
         "window": window,
         "dim": dim,
-        "splitter": splitter,
+        "splitter": splitter or SPLITTER_VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -32,10 +32,7 @@ from embedstream.replay_names import dead_letters_of, group_of
 from embedstream.settings import KafkaSettings, Settings
 from embedstream.snapshot import take_snapshot
 
-__all__ = ["ALIAS", "Switched", "cut_over", "roll_back"]
-
-ALIAS = "live"
-"""The alias that is switched where none is named."""
+__all__ = ["Switched", "cut_over", "roll_back"]
 
 # A replay that keeps up is behind by what it has in hand.
 WAIT_SECONDS = 5.0

@@ -96,19 +96,27 @@ class Daemons:
         own = [*topics.flags, "--metrics-port", "-1", "--group", topics.documents]
         return self._launch([*own, *flags], env or {}, module, encoder)
 
-    def replay(self, topics: Topics, output: str, *flags: str, **encoder: object) -> Daemon:
+    def replay(
+        self,
+        topics: Topics,
+        output: str,
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        **encoder: object,
+    ) -> Daemon:
         """Starts `replay` into `output` beside the daemons of `start`.
 
         Args:
             topics: Of the test.
             output: The topic to write to.
             flags: Of `replay`, after those for the topics.
+            env: Further variables.
             encoder: Of the HashEncoder.
         """
         own = ["--bootstrap-servers", topics.bootstrap, "--documents-topic", topics.documents]
         own += ["--metrics-port", "-1", "--output", output, "--model", "hash"]
-        env = {"HASH_COMMAND": "replay", "EMBEDSTREAM_KAFKA__EMBEDDINGS_TOPIC": topics.embeddings}
-        return self._launch([*own, *flags], env, "tests.hash_encoder", encoder)
+        live = {"HASH_COMMAND": "replay", "EMBEDSTREAM_KAFKA__EMBEDDINGS_TOPIC": topics.embeddings}
+        return self._launch([*own, *flags], {**live, **(env or {})}, "tests.hash_encoder", encoder)
 
     def command(self, words: Sequence[str], *flags: str, **encoder: object) -> Daemon:
         """Starts an embedstream command and its flags, as somebody was told to."""

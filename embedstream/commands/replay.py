@@ -103,6 +103,8 @@ def replay(
         raise UsageError("--model is missing", "name the model to embed with")
     if gpu and not dry_run:
         raise UsageError("--gpu is for --dry-run", "leave it away; --device names the one to run on")
+    if dry_run and not gpu and loaded.source("cost.price_per_hour") == "--price-per-hour":
+        raise UsageError("--price-per-hour without --gpu", "name the GPU that it is the price of")
     from embedstream.replay import plan_replay, run_replay
 
     settings = loaded.settings
