@@ -103,7 +103,7 @@ def cut_over(
     target = _target(settings, current, to)
     inputs = topic_partitions(admin, target.kafka.documents_topic, "kafka.documents_topic")
     # What is live first: the other has to have passed that when it is looked at.
-    wanted = live.offsets(range(inputs))
+    wanted = _live_offsets(live, current, inputs)
     if not wanted:
         raise ConfigError(
             f"the live group {live.group!r} has committed no offsets of {live.kafka.documents_topic!r}",
@@ -148,9 +148,9 @@ def roll_back(settings: Settings, name: str, *, wait_seconds: float = WAIT_SECON
     gone = "there is nothing to go back to"
     topic_partitions(admin, before.topic, f"the topic that --alias {name} stood for before,", gone)
     target = _position(settings, before)
-    inputs = range(topic_partitions(admin, live.kafka.documents_topic, "kafka.documents_topic"))
-    reached = reach(admin, target, live.offsets(inputs), wait_seconds)
-    found = target.fingerprint(inputs)
+    inputs = topic_partitions(admin, live.kafka.documents_topic, "kafka.documents_topic")
+    reached = reach(admin, target, _live_offsets(live, current, inputs), wait_seconds)
+    found = target.fingerprint(range(inputs))
     if found != before.model_fingerprint:
         raise ConfigError(
             f"the group {before.group!r} is now of the model fingerprint {found}, and was of"
@@ -180,6 +180,14 @@ def _live(settings: Settings, current: Alias | None) -> Position:
     return (
         Position(settings.kafka, settings.consumer.group) if current is None else _position(settings, current)
     )
+
+
+def _live_offsets(live: Position, current: Alias | None, inputs: int) -> dict[int, int]:
+    """How far readers can read now: brokers forget a group that was empty for long, the alias does not."""
+    wanted = {} if current is None else {each: at for each, at in current.offsets.items() if each < inputs}
+    for each, offset in live.offsets(range(inputs)).items():
+        wanted[each] = max(offset, wanted.get(each, 0))
+    return wanted
 
 
 def _target(settings: Settings, current: Alias | None, to: str) -> Position:

@@ -6,7 +6,11 @@ import json
 import subprocess
 from dataclasses import replace
 
+from confluent_kafka import TopicPartition
+
 from embedstream.aliases import Alias, read_aliases, write_alias
+from embedstream.offsets import GroupOffsets
+from embedstream.topics import create_topics
 from tests.brokers import BrokerHandle
 from tests.cli import run_cli
 from tests.consuming import committed, documents, send
@@ -60,3 +64,17 @@ def test_an_alias_whose_topic_before_is_gone_has_no_way_back(embedded_broker: Br
     done = cutover(topics, "--rollback")
     assert done.returncode == 78
     assert f"stood for before, '{before.topic}' does not exist" in done.stderr
+
+
+def test_a_live_group_that_the_broker_has_forgotten_still_counts(embedded_broker: BrokerHandle) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    other = replace(topics, embeddings=f"{topics.embeddings}.other")
+    create_topics(other.kafka, 3)
+    before = Alias(other.embeddings, "m", "f", 8, topics.documents, "before", {0: 2}, 1)
+    now = replace(before, topic=topics.embeddings, group="forgotten", offsets={0: 9, 1: 4}, previous=before)
+    write_alias(topics.kafka, alias_of(topics), now)
+    with GroupOffsets(topics.kafka, "before") as group:
+        group.write([TopicPartition(topics.documents, 0, 2, "f")])
+    done = cutover(topics, "--rollback")
+    assert done.returncode == 1, done
+    assert "11 records are missing in" in done.stderr
