@@ -125,6 +125,20 @@ def refuse_other_model(admin: AdminClient, settings: Settings, dim: int, fingerp
         )
 
 
+def _refuse_other_group(plan: Plan, info: ModelInfo) -> None:
+    """Refuse a group that another model's daemons are in, or were: of a replay whose output is gone, say."""
+    kafka, group = plan.settings.kafka, plan.settings.consumer.group
+    found = committed_offsets(kafka, group, kafka.documents_topic, range(plan.partitions))
+    for at in found.values():
+        # What an earlier splitter has begun is told by name, where every daemon is admitted.
+        if at.metadata not in ("", None, info.fingerprint, *info.earlier):
+            raise ConfigError(
+                f"--output {kafka.embeddings_topic}: its group {group!r} belongs to a model with fingerprint"
+                f" {at.metadata}, and {plan.settings.encoder.model} has {info.fingerprint}",
+                "name another --output",
+            )
+
+
 def run_replay(plan: Plan, tell: Callable[[Plan], None]) -> None:
     """Begin the replay, or join it, and be one of its daemons.
 
@@ -160,6 +174,7 @@ def _begin(plan: Plan, info: ModelInfo) -> None:
     kafka, group = settings.kafka, settings.consumer.group
     admin = make_admin(kafka)
     refuse_other_model(admin, settings, info.dim, info.fingerprint)
+    _refuse_other_group(plan, info)
     # As many copies as the documents have.
     documents = admin.list_topics(timeout=CONNECT_TIMEOUT_SECONDS).topics[kafka.documents_topic]
     copies = min(len(each.replicas) for each in documents.partitions.values())

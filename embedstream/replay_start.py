@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from embedstream.dead_letters import parse_time
-from embedstream.errors import UsageError
+from embedstream.errors import ConfigError, UsageError
 from embedstream.offsets import GroupOffsets, end_offsets, offsets_at, start_offsets
 
 __all__ = ["BEGINNING", "Start", "commit_start", "find_start"]
@@ -78,6 +78,21 @@ def commit_start(offsets: GroupOffsets, topic: str, start: Start, fingerprint: s
     """
     if offsets.read(topic, start.begin):
         return False
+    try:
+        _write(offsets, topic, start, fingerprint)
+    except ConfigError:
+        # Another `replay` may have begun, and joined, since.
+        if offsets.read(topic, start.begin):
+            return False
+        raise ConfigError(
+            f"the group of the replay has members and has committed no offsets of {topic!r}: they are of another"
+            " program",
+            "name another --output, after which the group is named",
+        ) from None
+    return True
+
+
+def _write(offsets: GroupOffsets, topic: str, start: Start, fingerprint: str) -> None:
     # The model's name beside an offset says that what lies before has output: true at the beginning only.
     offsets.write(
         [
@@ -85,7 +100,6 @@ def commit_start(offsets: GroupOffsets, topic: str, start: Start, fingerprint: s
             for each, begin in start.begin.items()
         ]
     )
-    return True
 
 
 def _named(wanted: str, topic: str, first: Mapping[int, int], ends: Mapping[int, int]) -> Mapping[int, int]:

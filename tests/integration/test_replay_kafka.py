@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from embedstream.aliases import resolve_alias
-from embedstream.kafka import make_admin
+from embedstream.kafka import make_admin, make_consumer
 from embedstream.offsets import end_offsets
 from embedstream.replay_names import group_of
 from tests.brokers import BrokerHandle
@@ -79,15 +79,13 @@ def test_live_consumption_goes_on_while_a_replay_loses_a_daemon_and_takes_over(
     kafka_broker: BrokerHandle, daemons: Daemons
 ) -> None:
     topics = make_topics(kafka_broker.bootstrap, PARTITIONS)
-    send(topics, documents(900), PARTITIONS)
+    send(topics, documents(2000), PARTITIONS)
     live = daemons.start(topics, "--instance-id", "live")
-    wait_until(lambda: sum(committed(topics, PARTITIONS).values()) == 900, 60, "the live daemon is done")
+    wait_until(lambda: sum(committed(topics, PARTITIONS).values()) == 2000, 60, "the live daemon is done")
     moves = len(live.events("partitions_assigned"))
-    with fed(topics, 900):
+    with fed(topics, 2000):
         first, second = (
-            daemons.replay(
-                topics, output_of(topics), "--instance-id", name, env=QUICK, seconds=0.05, **SECOND
-            )
+            daemons.replay(topics, output_of(topics), "--instance-id", name, env=QUICK, seconds=0.2, **SECOND)
             for name in ("first", "second")
         )
         wait_until(lambda: assigned(first) and assigned(second), 60, "both have partitions")
@@ -113,7 +111,7 @@ def test_live_consumption_goes_on_while_a_replay_loses_a_daemon_and_takes_over(
         )
     wait_until(lambda: sum(committed(topics, PARTITIONS).values()) == all_of(topics), 60, "all is live")
     wait_until(
-        lambda: sum(offsets_of(topics, PARTITIONS).values()) == all_of(topics), 120, "the replay is done"
+        lambda: sum(offsets_of(topics, PARTITIONS).values()) == all_of(topics), 180, "the replay is done"
     )
     assert len(live.events("partitions_assigned")) == moves, "the live group was disturbed"
     assert live.process.poll() is None
@@ -143,9 +141,22 @@ def test_a_group_of_the_same_name_that_is_no_replay_is_refused(
     kafka_broker: BrokerHandle, daemons: Daemons
 ) -> None:
     topics = make_topics(kafka_broker.bootstrap)
-    other = daemons.start(topics, "--group", group_of(output_of(topics)), "--instance-id", "other")
-    wait_until(lambda: assigned(other), 60, "the other daemon is in the group")
-    refused = daemons.replay(topics, output_of(topics), "--instance-id", "mine", **SECOND)
+    group = group_of(output_of(topics))
+    stranger = make_consumer(topics.kafka, group_id=group)
+    try:
+        stranger.subscribe([topics.dead_letters])
+        wait_until(lambda: stranger.poll(0.1) is None and stranger.assignment(), 60, "it is in the group")
+        refused = daemons.replay(topics, output_of(topics), **SECOND)
+        wait_until(lambda: stranger.poll(0.1) is None and refused.process.poll() is not None, 60)
+        assert refused.wait() == 78, refused.log
+        assert "has members and has committed no offsets" in refused.last_line
+        assert offsets_of(topics) == {}
+    finally:
+        stranger.close()
+    # Daemons of another model, that were started by hand.
+    send(topics, documents(3))
+    assert daemons.start(topics, "--group", group, "--until-drained").wait() == 0
+    refused = daemons.replay(topics, output_of(topics), **SECOND)
     assert refused.wait() == 78, refused.log
-    assert "the group has members, so its offsets can't be set" in refused.last_line
-    assert other.process.poll() is None
+    assert "belongs to a model with fingerprint hash" in refused.last_line
+    assert "name another --output" in refused.last_line
