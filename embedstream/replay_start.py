@@ -85,8 +85,8 @@ def commit_start(offsets: GroupOffsets, topic: str, start: Start, fingerprint: s
         if offsets.read(topic, start.begin):
             return False
         raise ConfigError(
-            f"the group of the replay has members and has committed no offsets of {topic!r}: they are of another"
-            " program",
+            f"the group of the replay has members and has committed no offsets of {topic!r}: they are of"
+            " another program",
             "name another --output, after which the group is named",
         ) from None
     return True
