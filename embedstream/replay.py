@@ -74,7 +74,7 @@ def plan_replay(settings: Settings, output: str | None, wanted: str | None) -> P
     partitions = topic_partitions(admin, kafka.documents_topic, "kafka.documents_topic")
     found = committed_offsets(kafka, group, kafka.documents_topic, range(partitions))
     if not found:
-        start = find_start(admin, kafka.documents_topic, partitions, wanted or BEGINNING)
+        start = find_start(admin, kafka.documents_topic, partitions, BEGINNING if wanted is None else wanted)
         return Plan(settings, partitions, start, resumes=False)
     if wanted is not None:
         _log.warning("replay_has_begun", group=group, ignored=f"--from {wanted}")
