@@ -78,5 +78,5 @@ def test_a_live_group_that_the_broker_has_forgotten_still_counts(embedded_broker
     write_alias(topics.kafka, alias_of(topics), now)
     with GroupOffsets(topics.kafka, "before") as group:
         group.write([TopicPartition(topics.documents, 0, 2, "f")])
-    with pytest.raises(FindingError, match="^11 records are missing in"):
+    with pytest.raises(FindingError, match=r"^11 records are missing in"):
         roll_back(settings_of(topics), alias_of(topics), wait_seconds=0)
