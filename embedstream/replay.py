@@ -10,7 +10,7 @@ one, and joins one that runs; and so does `consume` with the same group and topi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,18 +92,21 @@ def estimate(plan: Plan, question: Question) -> ReplayEstimate:
         ServiceUnavailableError: No broker answers.
     """
     _, shape, _ = open_model(plan.settings.encoder)
-    refuse_other_model(make_admin(plan.settings.kafka), plan.settings, shape.dim, None)
+    _refuse_other_model(make_admin(plan.settings.kafka), plan.settings, shape.dim)
     return estimate_replay(plan.settings, plan.start, question, resumes=plan.resumes)
 
 
-def refuse_other_model(admin: AdminClient, settings: Settings, dim: int, fingerprint: str | None) -> None:
+def _refuse_other_model(
+    admin: AdminClient, settings: Settings, dim: int, fingerprints: Sequence[str] = ()
+) -> None:
     """Refuse an output topic that another model has written to.
 
     Args:
         admin: Of the cluster.
         settings: Of the replay.
         dim: Of the model's vectors.
-        fingerprint: Of the model; None where that is not known without loading it.
+        fingerprints: Of the model, and what that was under earlier splitters, which is told by name where
+            every daemon is admitted; none where the model is not loaded.
 
     Raises:
         ConfigError: The topic holds embeddings of another dimension or fingerprint.
@@ -116,8 +119,8 @@ def refuse_other_model(admin: AdminClient, settings: Settings, dim: int, fingerp
         return  # it is yet to be made
     if found is None:
         return
-    if found["dim"] != dim or fingerprint not in (None, found["model_fingerprint"]):
-        own = f"{dim} dimensions" + (f", fingerprint {fingerprint}" if fingerprint else "")
+    if found["dim"] != dim or (fingerprints and found["model_fingerprint"] not in fingerprints):
+        own = f"{dim} dimensions" + (f", fingerprint {fingerprints[0]}" if fingerprints else "")
         raise ConfigError(
             f"--output {kafka.embeddings_topic} holds vectors of {found['model']} ({found['dim']} dimensions,"
             f" fingerprint {found['model_fingerprint']}), and {settings.encoder.model} has {own}",
@@ -173,7 +176,7 @@ def _begin(plan: Plan, info: ModelInfo) -> None:
     settings = plan.settings
     kafka, group = settings.kafka, settings.consumer.group
     admin = make_admin(kafka)
-    refuse_other_model(admin, settings, info.dim, info.fingerprint)
+    _refuse_other_model(admin, settings, info.dim, (info.fingerprint, *info.earlier))
     _refuse_other_group(plan, info)
     # As many copies as the documents have.
     documents = admin.list_topics(timeout=CONNECT_TIMEOUT_SECONDS).topics[kafka.documents_topic]

@@ -276,6 +276,10 @@ def test_a_splitter_that_has_changed_is_said_at_the_start(
     line = daemons.start(topics, fingerprint="now", earlier=["older", "hash"]).refused()
     assert "as it was split before an upgrade (fingerprint hash, splitter 2)" in line
     assert "embedstream replay" in line
+    # And by a replay that was begun before the upgrade.
+    assert daemons.replay(topics, output_of(topics), "--until-drained").wait() == 0
+    again = daemons.replay(topics, output_of(topics), fingerprint="now", earlier=["hash"])
+    assert "as it was split before an upgrade (fingerprint hash, splitter 1)" in refusal(again, 78)
 
 
 @pytest.fixture(scope="module")
