@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 
 from embedstream.errors import ConfigError
 from embedstream.estimate import Question
-from embedstream.kafka import CONNECT_TIMEOUT_SECONDS, make_admin, topic_partitions
+from embedstream.kafka import make_admin, topic_partitions
 from embedstream.logs import get_logger
 from embedstream.model_shape import open_model
 from embedstream.offsets import GroupOffsets, committed_offsets
@@ -28,7 +28,7 @@ from embedstream.replay_names import default_output, with_output
 from embedstream.replay_progress import tell_progress
 from embedstream.replay_start import BEGINNING, Start, commit_start, find_start
 from embedstream.settings import Settings
-from embedstream.topics import create_topics
+from embedstream.topics import copies_of, create_topics
 
 if TYPE_CHECKING:
     from consumer.encoder import ModelInfo
@@ -179,9 +179,7 @@ def _begin(plan: Plan, info: ModelInfo) -> None:
     _refuse_other_model(admin, settings, info.dim, (info.fingerprint, *info.earlier))
     _refuse_other_group(plan, info)
     # As many copies as the documents have.
-    documents = admin.list_topics(timeout=CONNECT_TIMEOUT_SECONDS).topics[kafka.documents_topic]
-    copies = min(len(each.replicas) for each in documents.partitions.values())
-    made = create_topics(kafka, plan.partitions, max(copies, 1))
+    made = create_topics(kafka, plan.partitions, copies_of(admin, kafka.documents_topic))
     for problem in made.problems:
         if problem.topic != kafka.documents_topic:
             _log.warning("topic_problem", topic=problem.topic, problem=str(problem))
