@@ -7,8 +7,9 @@ embed everything a second time, or leave out what it takes for done. So it refus
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -33,8 +34,21 @@ METADATA_SECONDS = 10.0
 _log = get_logger("admission")
 
 
-def admit(admin: AdminClient, settings: Settings, topics: Topics, fingerprint: str) -> None:
+def admit(
+    admin: AdminClient,
+    settings: Settings,
+    topics: Topics,
+    fingerprint: str,
+    earlier: Sequence[str] = (),
+) -> None:
     """Checks that group and output belong to the model and the documents, and that no offset was forgotten.
+
+    Args:
+        admin: of the cluster.
+        settings: of the daemon.
+        topics: the three.
+        fingerprint: of the model.
+        earlier: what that was under each earlier version of the splitter.
 
     Raises:
         ConfigError: another model's group or output; a topic that was made again; offsets that the broker has
@@ -48,14 +62,17 @@ def admit(admin: AdminClient, settings: Settings, topics: Topics, fingerprint: s
     )
     try:
         with closing(reader):
-            _admit(admin, reader, settings, topics, fingerprint)
+            _admit(admin, reader, settings, topics, _Model(fingerprint, earlier))
     except KafkaException as exception:
         raise explain(exception) from None
 
 
-def _admit(
-    admin: AdminClient, reader: Consumer, settings: Settings, topics: Topics, fingerprint: str
-) -> None:
+class _Model(NamedTuple):
+    fingerprint: str
+    earlier: Sequence[str]
+
+
+def _admit(admin: AdminClient, reader: Consumer, settings: Settings, topics: Topics, model: _Model) -> None:
     kafka, group, layout = settings.kafka, settings.consumer.group, topics.layout
     topic, partitions = kafka.documents_topic, range(topics.documents_partitions)
     # The client waits for up to a second before it looks for the leader of a topic that it has not heard of.
@@ -74,36 +91,40 @@ def _admit(
         ends = end_offsets(admin, topic, partitions)
         refuse_other_input(reader, topic, written, starts, ends)
         refuse_misplaced_output(embeddings, layout.embeddings_topic, layout.embeddings_partitions)
-        _refuse_other_model(settings, committed, written, fingerprint)
+        _refuse_other_model(settings, committed, written, model)
         forgotten = _forgotten(committed, written, missing, topic)
         if not forgotten:
             break
     if forgotten:
-        _recover(settings, forgotten, fingerprint)
+        _recover(settings, forgotten, model.fingerprint)
     if not any(end_offsets(admin, layout.embeddings_topic, range(layout.embeddings_partitions)).values()):
         refuse_lost_output(reader, topic, layout, before, dead_letters, starts)
     _refuse_out_of_range(settings, committed, starts, ends)
 
 
 def _refuse_other_model(
-    settings: Settings, committed: Mapping[int, TopicPartition], written: list[Written], fingerprint: str
+    settings: Settings, committed: Mapping[int, TopicPartition], written: list[Written], model: _Model
 ) -> None:
-    mend = "use another group and embeddings topic for another model (`embedstream replay` does)"
-    for each in committed.values():
-        if each.metadata and each.metadata != fingerprint:
+    group, topic = settings.consumer.group, settings.kafka.embeddings_topic
+    found = [(each.metadata, f"consumer.group {group!r} belongs to") for each in committed.values()]
+    found += [(each.fingerprint, f"kafka.embeddings_topic {topic!r} holds vectors of") for each in written]
+    for other, whose in found:
+        if not other or other == model.fingerprint:
+            continue
+        if other in model.earlier:
+            version = model.earlier.index(other) + 1
             raise ConfigError(
-                f"consumer.group {settings.consumer.group!r} belongs to a model with fingerprint"
-                f" {each.metadata}, and encoder.model {settings.encoder.model!r} has {fingerprint}",
-                mend,
+                f"{whose} {settings.encoder.model!r} as it was split before an upgrade (fingerprint {other},"
+                f" splitter {version}), and this release cuts passages otherwise (fingerprint"
+                f" {model.fingerprint}, splitter {len(model.earlier) + 1})",
+                "embed the documents again with `embedstream replay` and then `embedstream cutover`,"
+                " or stay with the release before",
             )
-    for output in written:
-        if output.fingerprint is not None and output.fingerprint != fingerprint:
-            raise ConfigError(
-                f"kafka.embeddings_topic {settings.kafka.embeddings_topic!r} holds vectors of a model with"
-                f" fingerprint {output.fingerprint}, and encoder.model {settings.encoder.model!r} has"
-                f" {fingerprint}",
-                mend,
-            )
+        raise ConfigError(
+            f"{whose} a model with fingerprint {other}, and encoder.model {settings.encoder.model!r} has"
+            f" {model.fingerprint}",
+            "use another group and embeddings topic for another model (`embedstream replay` does)",
+        )
 
 
 def _forgotten(

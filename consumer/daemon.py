@@ -27,7 +27,7 @@ from consumer.dead_letter_limit import DeadLetterLimit
 from consumer.deliver import Deliverer, Delivery
 from consumer.drained import Drained
 from consumer.embed import Embedder
-from consumer.encoder import Encoder
+from consumer.encoder import Encoder, ModelInfo
 from consumer.encoder_thread import EncoderThread
 from consumer.garbage import rare_collections
 from consumer.liveness import Liveness
@@ -39,6 +39,7 @@ from consumer.position import place
 from consumer.prepare import Preparer
 from consumer.queues import BoundedQueue
 from consumer.records import EmbeddedWindow, Polled, Window
+from consumer.split import SPLITTER_VERSION
 from consumer.topics import Topics
 from consumer.transaction import PENDING_TIMEOUTS, TransactionalDelivery
 from consumer.unowned import Unowned, shares_of, watch
@@ -47,6 +48,7 @@ from embedstream.errors import EmbedstreamError, TryAgainError
 from embedstream.kafka import make_admin, make_consumer, make_producer
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
+from embedstream.rate import RateLimit
 from embedstream.settings import Settings
 
 __all__ = ["Daemon"]
@@ -73,7 +75,11 @@ class Daemon:
     """One consumer of the group. `run` blocks; `stop` may be called from a signal handler or a thread."""
 
     def __init__(
-        self, settings: Settings, load: Callable[[], Encoder], metrics: Metrics | None = None
+        self,
+        settings: Settings,
+        load: Callable[[], Encoder],
+        metrics: Metrics | None = None,
+        prepare: Callable[[ModelInfo], None] | None = None,
     ) -> None:
         """Nothing is connected yet.
 
@@ -81,9 +87,12 @@ class Daemon:
             settings: all of them.
             load: loads the model; called after the topics were checked, since it takes long.
             metrics: to share a registry; a new one otherwise.
+            prepare: called once the model is loaded, before anything else: makes the topics that a daemon
+                needs and sets where its group begins. Then the topics are checked after it.
         """
         self._settings = settings
         self._load = load
+        self._prepare = prepare
         self.metrics = metrics or Metrics()
         self.liveness = Liveness(settings.consumer)
         for name, clock in self.liveness.clocks.items():
@@ -123,17 +132,22 @@ class Daemon:
 
     def _work(self) -> None:
         admin = make_admin(self._settings.kafka)
-        topics = Topics(admin, self._settings.kafka)
+        topics = None if self._prepare else Topics(admin, self._settings.kafka)
         encoder_thread = EncoderThread(self._load, self._fail)
         try:
             self._admit_and_consume(admin, topics, encoder_thread)
         finally:
             encoder_thread.end()
 
-    def _admit_and_consume(self, admin: AdminClient, topics: Topics, encoder_thread: EncoderThread) -> None:
+    def _admit_and_consume(
+        self, admin: AdminClient, topics: Topics | None, encoder_thread: EncoderThread
+    ) -> None:
         encoder = encoder_thread.encoder()
         self._tell(encoder)
-        admit(admin, self._settings, topics, encoder.info.fingerprint)
+        if self._prepare is not None:
+            self._prepare(encoder.info)
+        topics = topics or Topics(admin, self._settings.kafka)
+        admit(admin, self._settings, topics, encoder.info.fingerprint, encoder.info.earlier)
         group, drained = self._settings.consumer.group, None
         if self._settings.consumer.until_drained:
             drained = Drained(admin, self._settings.kafka, group)
@@ -149,6 +163,7 @@ class Daemon:
         told = {
             "model": info.name,
             "fingerprint": info.fingerprint,
+            "splitter": SPLITTER_VERSION,
             "dim": info.dim,
             "max_tokens": info.max_tokens,
             "precision": info.precision,
@@ -184,6 +199,7 @@ class Daemon:
             tokens_per_second=embedder.tokens_per_second,
             encoder_is_idle=embedder.is_idle,
             moved=progressed,
+            limit=RateLimit(settings.rate),
         )
         delivery = self._make_delivery(poller, ownership, topics.layout, encoder.info.fingerprint)
         deliverer = Deliverer(

@@ -31,6 +31,7 @@ class ModelInfo:
             longest of them.
         compiled: Whether torch's compiler has fused what lies between the attentions.
         refused: Which faster way was not taken, and why; empty if none.
+        earlier: What the fingerprint was under each earlier version of the splitter.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelInfo:
     layout: Literal["packed", "padded"] = "padded"
     compiled: bool = False
     refused: str = ""
+    earlier: tuple[str, ...] = ()
 
 
 class OutOfMemory(Exception):

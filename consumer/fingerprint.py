@@ -9,7 +9,7 @@ from typing import Any
 
 from consumer.split import SPLITTER_VERSION
 
-__all__ = ["TOKENIZER_FILES", "model_fingerprint", "read_modules"]
+__all__ = ["TOKENIZER_FILES", "earlier_fingerprints", "model_fingerprint", "read_modules"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -23,7 +23,9 @@ TOKENIZER_FILES = (
 """What a tokenizer may be read from; each model has some of these."""
 
 
-def model_fingerprint(folder: Path, *, prompt: str, window: int, dim: int) -> str:
+def model_fingerprint(
+    folder: Path, *, prompt: str, window: int, dim: int, splitter: int | None = None
+) -> str:
     """The fingerprint of a sentence-transformers model as it is used here.
 
     It is made of files, not of loaded tensors, so that neither precision nor a library's version is in it:
@@ -36,6 +38,7 @@ def model_fingerprint(folder: Path, *, prompt: str, window: int, dim: int) -> st
         prompt: What stands before every document; empty for none.
         window: Tokens of a passage at most.
         dim: Length of a vector.
+        splitter: Version of the splitter; None for the one that there is now.
 
     Returns:
         16 lower-case hexadecimal digits.
@@ -59,9 +62,20 @@ def model_fingerprint(folder: Path, *, prompt: str, window: int, dim: int) -> st
         "prompt": prompt,
         "window": window,
         "dim": dim,
-        "splitter": SPLITTER_VERSION,
+        "splitter": splitter or SPLITTER_VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def earlier_fingerprints(folder: Path, *, prompt: str, window: int, dim: int) -> tuple[str, ...]:
+    """What the same model's fingerprint was under each earlier version of the splitter, the first one first.
+
+    So that a daemon can say what has changed when a group was begun before an upgrade.
+    """
+    return tuple(
+        model_fingerprint(folder, prompt=prompt, window=window, dim=dim, splitter=version)
+        for version in range(1, SPLITTER_VERSION)
+    )
 
 
 def read_modules(folder: Path) -> list[tuple[str, Path]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from consumer.device import find_device, find_precision
 from consumer.encoder import Encoder, ModelInfo
-from consumer.fingerprint import model_fingerprint
+from consumer.fingerprint import earlier_fingerprints, model_fingerprint
 from consumer.model_files import find_model, first_line
 from consumer.split import Splitter
 from embedstream.errors import ConfigError
@@ -69,6 +69,7 @@ def load_encoder(settings: EncoderSettings, overflow: Literal["split", "truncate
         layout=made.layout,
         compiled=made.compiled,
         refused=made.refused,
+        earlier=earlier_fingerprints(folder, prompt=prompt, window=window, dim=dim),
     )
     encoder = TransformerEncoder(made.body, info, splitter, settings.token_budget or 0)
     if settings.token_budget is None:

@@ -11,6 +11,7 @@ from consumer.records import Deletion, EndOfPartition, Input, Item, Polled, Refu
 from consumer.split import Split, Splitter
 from consumer.windows import WindowBuilder
 from embedstream.metrics import Metrics
+from embedstream.rate import RateLimit
 from schemas.dead_letter import Reason
 from schemas.deletion import deletion_version
 from schemas.document_parts import DocumentParts, read_parts
@@ -25,6 +26,7 @@ CHUNK_RECORDS = 1024
 CHUNK_BYTES = 512 * 1024
 IDLE_SECONDS = 0.5
 LOOK_SECONDS = 0.01
+HELD_SECONDS = 0.1
 
 
 class Preparer:
@@ -41,6 +43,7 @@ class Preparer:
         tokens_per_second: Callable[[], float | None],
         encoder_is_idle: Callable[[], bool],
         moved: Callable[[], None],
+        limit: RateLimit,
     ) -> None:
         """Connects the stage.
 
@@ -52,7 +55,8 @@ class Preparer:
             metrics: times the work.
             tokens_per_second: the encoder's rate, None until it is measured.
             encoder_is_idle: whether it waits for a window.
-            moved: called when records are taken and when they are split.
+            moved: called when records are taken and when they are split, or held back on purpose.
+            limit: of the document bytes that are taken.
         """
         self._inputs = inputs
         self._windows = windows
@@ -62,6 +66,8 @@ class Preparer:
         self._rate = tokens_per_second
         self._encoder_is_idle = encoder_is_idle
         self._moved = moved
+        self._limit = limit
+        self._taken = 0
         self._busy = False
 
     @property
@@ -103,7 +109,14 @@ class Preparer:
         left = self._builder.seconds_left(time.monotonic())
         # While the encoder is busy the window may grow: look again only now and then.
         wait = IDLE_SECONDS if left is None else max(left, LOOK_SECONDS)
-        return self._inputs.get_some(wait, CHUNK_RECORDS, CHUNK_BYTES)
+        held = self._limit.seconds_left(self._taken)
+        if held and not self._inputs.is_closed:
+            self._moved()
+            time.sleep(min(held, wait, HELD_SECONDS))
+            return []
+        chunk = self._inputs.get_some(wait, CHUNK_RECORDS, CHUNK_BYTES)
+        self._taken += sum(each.size for each in chunk)
+        return chunk
 
     def _prepared(self, chunk: Sequence[Polled]) -> list[Item]:
         if not chunk:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from consumer.daemon import Daemon
-from consumer.encoder import Encoder
+from consumer.encoder import Encoder, ModelInfo
 from consumer.watchdog import watch_the_end
 from embedstream.logs import get_logger
 from embedstream.metrics import serve
@@ -19,12 +19,17 @@ __all__ = ["run_daemon"]
 _log = get_logger("daemon")
 
 
-def run_daemon(settings: Settings, load: Callable[[], Encoder] | None = None) -> None:
+def run_daemon(
+    settings: Settings,
+    load: Callable[[], Encoder] | None = None,
+    prepare: Callable[[ModelInfo], None] | None = None,
+) -> None:
     """The `consume` command: a daemon with its metrics and signal handlers.
 
     Args:
         settings: all of them.
         load: another encoder than the one that the settings name.
+        prepare: see `Daemon`.
 
     Raises:
         EmbedstreamError: see `Daemon.run`.
@@ -35,7 +40,7 @@ def run_daemon(settings: Settings, load: Callable[[], Encoder] | None = None) ->
 
         return load_encoder(settings.encoder, settings.consumer.overflow)
 
-    daemon = Daemon(settings, load or load_model)
+    daemon = Daemon(settings, load or load_model, prepare=prepare)
     pages = {"/healthz": daemon.liveness.healthz, "/readyz": daemon.liveness.readyz}
     serve(daemon.metrics, settings.metrics, pages)
     with _signals(daemon):

@@ -39,6 +39,11 @@ class BoundedQueue(Generic[T]):
         return self._cost
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    @property
     def capacity(self) -> int:
         """The most that it holds."""
         return self._capacity

@@ -15,17 +15,21 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 
+from confluent_kafka import KafkaError, KafkaException
 from pydantic import TypeAdapter, ValidationError
 
 from embedstream.errors import ConfigError
-from embedstream.kafka import make_admin, topic_partitions
+from embedstream.kafka import explain, make_admin, make_producer, topic_partitions
 from embedstream.offsets import end_offsets, start_offsets
 from embedstream.settings import KafkaSettings
 from embedstream.topic_reader import read_partition
+from embedstream.topics import make_compacted_topic
 
-__all__ = ["ALIASES_TOPIC", "Alias", "read_aliases", "resolve_alias"]
+__all__ = ["ALIASES_TOPIC", "Alias", "read_aliases", "resolve_alias", "write_alias"]
 
 ALIASES_TOPIC = "embedstream.aliases"
+
+_WRITE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Alias:
         offsets: For each partition of the documents topic, the group's committed offset when the alias was
             switched: everything before has its outcome in `topic`.
         switched_at: When that was, milliseconds since the epoch.
+        dead_letters_topic: What could not be embedded; None where the settings name it.
+        previous: What the name stood for before, without what was before that.
     """
 
     topic: str
@@ -52,6 +58,8 @@ class Alias:
     group: str
     offsets: Mapping[int, int]
     switched_at: int
+    dead_letters_topic: str | None = None
+    previous: Alias | None = None
 
     def to_value(self) -> bytes:
         """Return the alias as a record's value."""
@@ -118,3 +126,24 @@ def read_aliases(kafka: KafkaSettings) -> dict[str, bytes]:
                 else:
                     values[name] = value
     return values
+
+
+def write_alias(kafka: KafkaSettings, name: str, alias: Alias) -> None:
+    """Let a name stand for something else from now on; makes the aliases topic if it is missing.
+
+    Raises:
+        ConfigError: The broker refuses the topic or the record.
+        ServiceUnavailableError: No broker answers.
+    """
+    make_compacted_topic(make_admin(kafka), ALIASES_TOPIC)
+    producer = make_producer(kafka)
+    refused: list[KafkaError] = []
+    producer.produce(
+        ALIASES_TOPIC,
+        alias.to_value(),
+        name.encode(),
+        partition=0,
+        on_delivery=lambda error, _: refused.append(error) if error is not None else None,
+    )
+    if producer.flush(_WRITE_SECONDS) or refused:
+        raise explain(KafkaException(refused[0] if refused else KafkaError(KafkaError._TIMED_OUT)))

@@ -14,12 +14,14 @@ from embedstream.commands import (
     broker,
     config,
     consume,
+    cutover,
     demo,
     dlq,
     estimate,
     export,
     model,
     produce,
+    replay,
     search,
     topics,
     verify,
@@ -38,6 +40,8 @@ app = typer.Typer(
 app.command()(produce.produce)
 app.command()(estimate.estimate)
 app.command()(consume.consume)
+app.command()(replay.replay)
+app.command()(cutover.cutover)
 app.command()(verify.verify)
 app.command()(demo.demo)
 app.command()(broker.broker)

@@ -31,6 +31,7 @@ __all__ = [
     "Letter",
     "Summary",
     "parse_since",
+    "parse_time",
     "position",
     "read_letter",
     "read_letters",
@@ -213,9 +214,19 @@ def summarize(letters: Iterable[Letter], retried: Collection[str]) -> Summary:
 
 
 def parse_since(text: str) -> int:
+    """Return `parse_time` of what `--since` was given."""
+    return parse_time(text, "--since", "write 90s, 15m, 6h, 7d, or 2026-01-31T12:00:00Z")
+
+
+def parse_time(text: str, flag: str, mend: str) -> int:
     """Return the milliseconds since the epoch of a time in ISO 8601, or of so long ago: 90s, 15m, 6h, 7d.
 
     A time without an offset is in UTC.
+
+    Args:
+        text: The time.
+        flag: What it was given to, for the error.
+        mend: What else to write, for the error.
 
     Raises:
         UsageError: It is neither.
@@ -226,9 +237,7 @@ def parse_since(text: str) -> int:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(
-            f"--since {text} is no time", "write 90s, 15m, 6h, 7d, or 2026-01-31T12:00:00Z"
-        ) from None
+        raise UsageError(f"{flag} {text} is no time", mend) from None
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from consumer.split import Splitter
     from producer.survey import Unit
 
-__all__ = ["Question", "run_estimate"]
+__all__ = ["Question", "gpu_cost", "hourly_prices", "run_estimate"]
 
 COUNTED = ("documents", "refused", "text_bytes", "characters", "tokens", "passages", "model_tokens", "packed")
 
@@ -73,7 +73,7 @@ def run_estimate(paths: Sequence[str | Path], settings: Settings, question: Ques
         ServiceUnavailableError: S3 does not answer.
     """
     prices, speeds = load("prices", question.prices), load("speeds", question.speeds)
-    hourly = _hourly(question, prices)
+    hourly = hourly_prices(question, prices)
     splitter, shape, basis = open_model(settings.encoder)
     from producer.corpus import open_corpus
     from producer.survey import sample_of, survey
@@ -100,7 +100,7 @@ def run_estimate(paths: Sequence[str | Path], settings: Settings, question: Ques
             )
     length = totals["model_tokens"].value / max(totals["passages"].value, 1.0)
     costs = [
-        _cost(
+        gpu_cost(
             gpu, price, totals["model_tokens"], speed_of(gpu, shape, max(length, 1.0), speeds), question.pods
         )
         for gpu, price in hourly.items()
@@ -141,8 +141,12 @@ def _counted(unit: Unit, splitter: Splitter) -> Counter[str]:
     return counted
 
 
-def _hourly(question: Question, prices: dict[str, Any]) -> dict[str, float]:
-    """Return the dollars an hour of each GPU that is asked for."""
+def hourly_prices(question: Question, prices: dict[str, Any]) -> dict[str, float]:
+    """Return the dollars an hour of each GPU that is asked for.
+
+    Raises:
+        UsageError: A GPU is unknown, or a price is missing.
+    """
     peaks = gpu_peaks()
     known = {gpu_named(name, peaks): float(each["price"]) for name, each in prices["gpu_per_hour"].items()}
     if not question.gpus:
@@ -159,7 +163,7 @@ def _hourly(question: Question, prices: dict[str, Any]) -> dict[str, float]:
     return hourly
 
 
-def _cost(gpu: str, price: float, tokens: Total, speed: Speed, pods: int) -> GpuCost:
+def gpu_cost(gpu: str, price: float, tokens: Total, speed: Speed, pods: int) -> GpuCost:
     """Return what a GPU costs: fewest tokens at the highest speed, to most tokens at the lowest."""
     hours = (
         tokens.low / speed.high / 3600 / pods,
@@ -188,7 +192,7 @@ def _bought(
     found = []
     for each in prices.get("bought", ()):
         speed = speed_of(gpu_named(each["gpu"], gpu_peaks()), shape, length, speeds)
-        cost = _cost(str(each["name"]), 0.0, tokens, speed, 1)
+        cost = gpu_cost(str(each["name"]), 0.0, tokens, speed, 1)
         price = float(each["price"])
         found.append(GpuCost(cost.gpu, 0.0, speed, cost.hours, (price, price, price)))
     return tuple(found)

@@ -12,7 +12,7 @@ from embedstream.sampling import Total
 if TYPE_CHECKING:
     from producer.refusals import Refusal
 
-__all__ = ["Estimate", "GpuCost", "Hosted"]
+__all__ = ["Estimate", "GpuCost", "Hosted", "about", "dollars_text", "gpu_json", "hours_text", "size_text"]
 
 Range = tuple[float, float, float]
 _FLOAT_BYTES = 4
@@ -117,9 +117,9 @@ class Estimate:
             "dim": self.shape.dim,
             "basis": self.basis,
             "pods": self.pods,
-            "gpus": [_gpu_json(each) for each in self.costs],
+            "gpus": [gpu_json(each) for each in self.costs],
             "hosted": [_hosted_json(each) for each in self.hosted],
-            "bought": [_gpu_json(each) for each in self.bought],
+            "bought": [gpu_json(each) for each in self.bought],
             "prices": self.prices_from,
             "replication": self.replication,
             "disk_bytes": {name: round(size) for name, size in self.disk.items()},
@@ -129,36 +129,40 @@ class Estimate:
 
     def lines(self) -> Iterator[str]:
         """Yield the estimate for a person to read."""
-        yield f"{self.files:,} files, {_size(self.bytes)}; each likely value with its range in brackets"
+        yield f"{self.files:,} files, {size_text(self.bytes)}; each likely value with its range in brackets"
         for name in ("documents", "refused", "text_bytes", "tokens", "passages"):
-            yield f"  {name.replace('_', ' '):<12} {_about(self.totals[name])}"
+            yield f"  {name.replace('_', ' '):<12} {about(self.totals[name])}"
         for refusal in self.unreadable[:10]:
             yield f"  not counted: {refusal.path}: {refusal.message}"
         told = f"{self.pods} GPUs" if self.pods > 1 else "one GPU"
         yield f"{self.shape.name}, {self.shape.window} tokens, {self.shape.dim} dimensions, on {told}:"
         for cost in self.costs:
-            yield f"  {cost.gpu} at ${cost.price:.2f}/h: {_hours(cost.hours)}, {_dollars(cost.dollars)}"
+            taken = f"{hours_text(cost.hours)}, {dollars_text(cost.dollars)}"
+            yield f"  {cost.gpu} at ${cost.price:.2f}/h: {taken}"
             yield f"    {cost.speed.likely:,.0f} tokens/s each: {cost.speed.basis}"
         yield f"instead, by {self.prices_from}:"
         for service in self.hosted:
-            yield f"  {service.name}: {_dollars(service.dollars)}"
+            yield f"  {service.name}: {dollars_text(service.dollars)}"
         for cost in self.bought:
-            yield f"  {cost.gpu}: {_dollars(cost.dollars)}, {_hours(cost.hours)}"
+            yield f"  {cost.gpu}: {dollars_text(cost.dollars)}, {hours_text(cost.hours)}"
         disk = self.disk
         yield (
-            f"broker: {_size(disk['documents'])} documents, {_size(disk['vectors'])} vectors,"
-            f" {_size(disk['passages_text'])} text of passages: {_size(disk['all'])},"
-            f" with {self.replication} copies {_size(disk['all'] * self.replication)}"
+            f"broker: {size_text(disk['documents'])} documents, {size_text(disk['vectors'])} vectors,"
+            f" {size_text(disk['passages_text'])} text of passages: {size_text(disk['all'])},"
+            f" with {self.replication} copies {size_text(disk['all'] * self.replication)}"
         )
-        yield "network: " + ", ".join(f"{_size(n)} {k.replace('_', ' ')}" for k, n in self.network.items())
+        yield "network: " + ", ".join(
+            f"{size_text(n)} {k.replace('_', ' ')}" for k, n in self.network.items()
+        )
         yield (
-            f"rests on {self.sampled['documents']:,} documents of {_size(self.sampled['bytes'])}"
+            f"rests on {self.sampled['documents']:,} documents of {size_text(self.sampled['bytes'])}"
             f" in {self.sampled['units']:,} places; tokens by {self.basis}; the range of a count holds"
             " 95% of samples, hours add that of the speed; vectors are taken not to compress"
         )
 
 
-def _gpu_json(cost: GpuCost) -> dict[str, object]:
+def gpu_json(cost: GpuCost) -> dict[str, object]:
+    """Return it as what `json.dumps` takes."""
     return {
         "gpu": cost.gpu,
         "price_per_hour": cost.price,
@@ -183,18 +187,21 @@ def _range_json(found: Range) -> dict[str, float]:
     return {"low": low, "likely": likely, "high": high}
 
 
-def _about(total: Total) -> str:
+def about(total: Total) -> str:
+    """Return a total for a person to read, with its range."""
     if not total.error:
         return f"{total.value:,.0f}"
     return f"{total.value:,.0f} ({total.low:,.0f} to {total.high:,.0f})"
 
 
-def _hours(found: Range) -> str:
+def hours_text(found: Range) -> str:
+    """Return hours for a person to read, with their range."""
     low, likely, high = found
     return f"{_digits(likely)} h ({_digits(low)} to {_digits(high)})"
 
 
-def _dollars(found: Range) -> str:
+def dollars_text(found: Range) -> str:
+    """Return dollars for a person to read, with their range."""
     low, likely, high = found
     likely_told = f"${_digits(likely)}"
     return likely_told if low == high else f"{likely_told} (${_digits(low)} to ${_digits(high)})"
@@ -205,7 +212,8 @@ def _digits(found: float) -> str:
     return f"{found:,.2f}" if found >= 0.1 or not found else f"{found:.2g}"
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """Return bytes for a person to read."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"

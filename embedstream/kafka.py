@@ -67,8 +67,19 @@ def make_admin(kafka: KafkaSettings, **overrides: Any) -> AdminClient:
     return _make(AdminClient, kafka, {}, overrides)
 
 
-def topic_partitions(admin: AdminClient, topic: str, setting: str = "topic") -> int:
+def topic_partitions(
+    admin: AdminClient,
+    topic: str,
+    setting: str = "topic",
+    mend: str = "make it with `embedstream topics create`",
+) -> int:
     """How many partitions a topic has.
+
+    Args:
+        admin: of the cluster.
+        topic: its name.
+        setting: what named it, for the error.
+        mend: what to do where it does not exist.
 
     Raises:
         ServiceUnavailableError: no broker answers.
@@ -80,7 +91,7 @@ def topic_partitions(admin: AdminClient, topic: str, setting: str = "topic") -> 
     except KafkaException as error:
         raise explain(error) from None
     if metadata is None:
-        raise ConfigError(f"{setting} {topic!r} does not exist", "make it with `embedstream topics create`")
+        raise ConfigError(f"{setting} {topic!r} does not exist", mend)
     if metadata.error is not None:
         raise explain(KafkaException(metadata.error))
     return len(metadata.partitions)

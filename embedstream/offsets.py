@@ -13,7 +13,7 @@ from embedstream.errors import ConfigError
 from embedstream.kafka import explain, make_consumer
 from embedstream.settings import KafkaSettings
 
-__all__ = ["GroupOffsets", "committed_offsets", "end_offsets", "start_offsets"]
+__all__ = ["GroupOffsets", "committed_offsets", "end_offsets", "offsets_at", "start_offsets"]
 
 REQUEST_SECONDS = 10.0
 _COORDINATOR_MOVES = (
@@ -57,6 +57,21 @@ def end_offsets(
         ServiceUnavailableError: No broker answers.
     """
     return _offsets(admin, topic, partitions, OffsetSpec.latest(), isolation)  # type: ignore[no-untyped-call]
+
+
+def offsets_at(admin: AdminClient, topic: str, partitions: Iterable[int], since: int) -> dict[int, int]:
+    """Return the offset of the first record of each partition from a time on; -1 where there is none.
+
+    Args:
+        admin: Of the cluster.
+        topic: Of the partitions.
+        partitions: Which.
+        since: Milliseconds since the epoch.
+
+    Raises:
+        ServiceUnavailableError: No broker answers.
+    """
+    return _offsets(admin, topic, partitions, OffsetSpec.for_timestamp(since))
 
 
 class GroupOffsets:

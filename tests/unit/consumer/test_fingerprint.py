@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from consumer import fingerprint
-from consumer.fingerprint import model_fingerprint
+from consumer.fingerprint import earlier_fingerprints, model_fingerprint
 from consumer.split import SPLITTER_VERSION
 from tests.models import save_bert
 
@@ -89,3 +89,18 @@ def test_what_a_library_notes_about_itself_does_not_change_it(model: Path, tmp_p
     changed_json("config.json", "transformers_version", "99")(copy)
     (copy / "README.md").write_text("more words")
     assert of(copy) == of(model)
+
+
+def test_what_it_was_before_the_splitter_changed_is_known(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def earlier() -> tuple[str, ...]:
+        return earlier_fingerprints(model, prompt="", window=128, dim=48)
+
+    released = [of(model)]
+    assert earlier() == ()
+    for version in (SPLITTER_VERSION + 1, SPLITTER_VERSION + 2):
+        monkeypatch.setattr(fingerprint, "SPLITTER_VERSION", version)
+        assert earlier()[SPLITTER_VERSION - 1 :] == tuple(released)
+        released.append(of(model))
+    assert len(set(released)) == 3

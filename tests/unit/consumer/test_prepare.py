@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
 
-from consumer.prepare import Decoded, decode, split
-from consumer.records import Deletion, Refused, SplitDocument
+from consumer.prepare import Decoded, Preparer, decode, split
+from consumer.queues import BoundedQueue
+from consumer.records import Deletion, Polled, Refused, SplitDocument, Window
 from consumer.split import Passage, Split, Splitter
+from consumer.windows import WindowBuilder
+from embedstream.metrics import Metrics
+from embedstream.rate import RateLimit
 from schemas.dead_letter import Reason
 from schemas.deletion import deletion_headers
 from tests.hash_encoder import HashEncoder
@@ -79,3 +85,36 @@ def test_a_text_that_the_tokenizer_fails_on_does_not_cost_its_neighbours() -> No
     assert isinstance(refused, Refused)
     assert refused.reason == Reason.ENCODE_FAILED
     assert "no shouting" in refused.message
+
+
+def a_preparer(inputs: BoundedQueue[Polled], windows: BoundedQueue[Window], rate: int | None) -> Preparer:
+    return Preparer(
+        inputs,
+        windows,
+        WindowBuilder(seconds=0.1, size=10_000_000, linger=0.0, first_tokens=1),
+        HashEncoder().splitter,
+        Metrics(),
+        tokens_per_second=lambda: None,
+        encoder_is_idle=lambda: True,
+        moved=lambda: None,
+        limit=RateLimit(rate),
+    )
+
+
+def test_a_rate_holds_back_what_is_taken_and_not_what_was_taken_before() -> None:
+    inputs: BoundedQueue[Polled] = BoundedQueue(10_000_000)
+    windows: BoundedQueue[Window] = BoundedQueue(100)
+    preparer = a_preparer(inputs, windows, rate=1000)
+    thread = threading.Thread(target=preparer.run)
+    inputs.put(a_document(offset=0, lengths=(600_000,)).input)
+    thread.start()
+    # The first comes through at once; what it takes is then due for ten minutes.
+    assert windows.get(30.0) is not None
+    inputs.put(a_document(offset=1).input)
+    began = time.monotonic()
+    assert windows.get(0.5) is None
+    # Held back, it still ends at once.
+    inputs.close(discard=True)
+    thread.join(30.0)
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 60

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,18 @@ ALIAS = Alias(
 
 def test_an_alias_is_read_back_as_it_was_written() -> None:
     assert Alias.from_value(ALIAS.to_value()) == ALIAS
+
+
+def test_what_a_name_stood_for_before_is_kept() -> None:
+    before = replace(ALIAS, topic="embeddings", dead_letters_topic="dead-letters")
+    now = replace(ALIAS, previous=before)
+    assert Alias.from_value(now.to_value()) == now
+
+
+def test_an_alias_of_the_release_before_is_still_readable() -> None:
+    told = json.loads(ALIAS.to_value())
+    del told["previous"], told["dead_letters_topic"]
+    assert Alias.from_value(json.dumps(told).encode()) == ALIAS
 
 
 def test_fields_that_are_not_known_are_passed_over() -> None:

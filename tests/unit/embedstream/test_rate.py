@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.rate import RateLimit
+from embedstream.rate import RateLimit
 
 
 class Clock:

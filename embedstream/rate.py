@@ -41,9 +41,13 @@ class RateLimit:
             total: Of all that was sent so far.
             stopped: Asked every tenth of a second whether waiting has become pointless.
         """
+        while (left := self.seconds_left(total)) > 0 and not stopped():
+            self._sleep(min(left, _NAP_SECONDS))
+
+    def seconds_left(self, total: int) -> float:
+        """Return how long until `total` bytes since the begin are not too many; 0 for now."""
         if self._rate is None:
-            return
+            return 0.0
         self._due = max(self._due, self._clock() - _BURST_SECONDS) + (total - self._total) / self._rate
         self._total = total
-        while (left := self._due - self._clock()) > 0 and not stopped():
-            self._sleep(min(left, _NAP_SECONDS))
+        return max(0.0, self._due - self._clock())

