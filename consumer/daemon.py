@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from consumer.admission import admit
+from consumer.cache import VectorCache, connect
 from consumer.dead_letter_limit import DeadLetterLimit
 from consumer.deliver import Deliverer, Delivery
 from consumer.drained import Drained
@@ -48,6 +49,9 @@ from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
 from embedstream.settings import Settings
 
+if TYPE_CHECKING:
+    from redis import Redis
+
 __all__ = ["Daemon"]
 
 # One window being encoded, one ready for the encoder; one being delivered, one ready for delivery.
@@ -60,6 +64,8 @@ MAIN_LOOK_SECONDS = 0.2
 STOP_MEND = "start the daemon again: it is read again; consumer.stop_seconds gives it more time"
 # The first window, before a rate is known: enough batches to measure one.
 FIRST_BATCHES = 8
+# What the cache has for its last writes, once all is delivered.
+CACHE_SECONDS = 1.0
 # The Kafka client's own default for what it sends to a partition at once.
 BATCH_BYTES = 1_000_000
 
@@ -88,6 +94,7 @@ class Daemon:
         self.ending = threading.Event()
         self._ending_since = 0.0
         self._failure: BaseException | None = None
+        self._redis: Redis | None = None
         self._is_starting = True
         self._delivered = False
 
@@ -121,6 +128,7 @@ class Daemon:
     def _work(self) -> None:
         admin = make_admin(self._settings.kafka)
         topics = Topics(admin, self._settings.kafka)
+        self._redis = connect(self._settings.cache)
         encoder_thread = EncoderThread(self._load, self._fail)
         try:
             self._admit_and_consume(admin, topics, encoder_thread)
@@ -169,8 +177,17 @@ class Daemon:
         ownership = Ownership()
         poller = self._make_poller(inputs, ownership)
         progressed = self.liveness.progressed
+        cache = None
+        if self._redis is not None:
+            cache = VectorCache(self._redis, self._settings.cache, encoder.info, self.metrics)
         embedder = Embedder(
-            windows, embedded, encoder, self.metrics, stopping=self._is_ending, moved=progressed
+            windows,
+            embedded,
+            encoder,
+            self.metrics,
+            stopping=self._is_ending,
+            moved=progressed,
+            cache=cache,
         )
         preparer = Preparer(
             inputs,
@@ -181,6 +198,7 @@ class Daemon:
             tokens_per_second=embedder.tokens_per_second,
             encoder_is_idle=embedder.is_idle,
             moved=progressed,
+            cache=cache,
         )
         delivery = self._make_delivery(poller, ownership, topics.layout, encoder.info.fingerprint)
         deliverer = Deliverer(
@@ -217,6 +235,8 @@ class Daemon:
             self._fail(TryAgainError("what is encoded could not be delivered in time", STOP_MEND))
         self._delivered = True
         poller.leave()
+        if cache is not None:
+            cache.close(CACHE_SECONDS)
         if self._failure is None:
             _log.info("left", group=settings.group)
 

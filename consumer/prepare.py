@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from consumer.cache import VectorCache
 from consumer.queues import BoundedQueue, Closed
 from consumer.records import Deletion, EndOfPartition, Input, Item, Polled, Refused, SplitDocument, Window
 from consumer.split import Split, Splitter
@@ -41,6 +42,7 @@ class Preparer:
         tokens_per_second: Callable[[], float | None],
         encoder_is_idle: Callable[[], bool],
         moved: Callable[[], None],
+        cache: VectorCache | None = None,
     ) -> None:
         """Connects the stage.
 
@@ -53,6 +55,7 @@ class Preparer:
             tokens_per_second: the encoder's rate, None until it is measured.
             encoder_is_idle: whether it waits for a window.
             moved: called when records are taken and when they are split.
+            cache: where windows are looked up.
         """
         self._inputs = inputs
         self._windows = windows
@@ -62,6 +65,7 @@ class Preparer:
         self._rate = tokens_per_second
         self._encoder_is_idle = encoder_is_idle
         self._moved = moved
+        self._cache = cache
         self._busy = False
 
     @property
@@ -122,6 +126,8 @@ class Preparer:
     def _put(self, window: Window) -> None:
         # Found out on this thread: the device need not wait for it.
         _ = window.distinct
+        if self._cache is not None:
+            self._cache.look_up(window)
         self._windows.put(window)
         self._metrics.queue_depth.labels(stage="encode").set(len(self._windows))
 

@@ -18,18 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from embedstream.errors import ConfigError
+from embedstream.service_settings import CacheSettings, SchemaRegistrySettings
+from embedstream.setting_types import Names, NonEmpty, Section, without_secrets
 
 __all__ = [
+    "CacheSettings",
     "ConsumerSettings",
     "CostSettings",
     "EncoderSettings",
@@ -38,6 +40,7 @@ __all__ = [
     "Loaded",
     "MetricsSettings",
     "ProducerSettings",
+    "SchemaRegistrySettings",
     "Settings",
     "load",
     "load_with_sources",
@@ -47,23 +50,17 @@ __all__ = [
 ENV_PREFIX = "EMBEDSTREAM_"
 FILE_NAME = "embedstream.toml"
 # Parts of a setting's name, or of a librdkafka property's, that make its value a secret.
-SECRET_WORDS = ("password", "secret", "token", "key.pem", "api_key", "oauthbearer.config", "jaas")
-
-NonEmpty = Annotated[str, Field(min_length=1)]
-
-
-def _by_comma(value: object) -> object:
-    """A variable holds one text; in it, commas part the entries of a list."""
-    if isinstance(value, str):
-        return [entry for entry in map(str.strip, value.split(",")) if entry]
-    return value
-
-
-Names = Annotated[tuple[NonEmpty, ...], NoDecode, BeforeValidator(_by_comma)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+SECRET_WORDS = (
+    "password",
+    "secret",
+    "token",
+    "key.pem",
+    "api_key",
+    "oauthbearer.config",
+    "jaas",
+    # With hosted registries it is one half of a key.
+    "schema_registry.username",
+)
 
 
 def _property_names(value: object) -> object:
@@ -77,7 +74,7 @@ def _property_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class KafkaSettings(_Section):
+class KafkaSettings(Section):
     """Where Kafka is, which topics are used, and any librdkafka property (`[kafka.client]`)."""
 
     bootstrap_servers: NonEmpty = "127.0.0.1:9092"
@@ -87,7 +84,7 @@ class KafkaSettings(_Section):
     client: Annotated[dict[str, str], BeforeValidator(_property_names)] = Field(default_factory=dict)
 
 
-class ProducerSettings(_Section):
+class ProducerSettings(Section):
     """What of a corpus becomes records of the documents topic, and how.
 
     `metadata_field` names the fields that are kept (none: all); `include` and `exclude` are globs; `sample`
@@ -119,7 +116,7 @@ class ProducerSettings(_Section):
     metrics_port: Annotated[int, Field(ge=-1, le=65_535)] = -1
 
 
-class EncoderSettings(_Section):
+class EncoderSettings(Section):
     """The model and how it runs.
 
     `max_tokens` and `truncate_dim` default to the model's own, `token_budget` (of a batch) to what is fastest
@@ -135,7 +132,7 @@ class EncoderSettings(_Section):
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
 
 
-class ConsumerSettings(_Section):
+class ConsumerSettings(Section):
     """How records are read, grouped into windows, and delivered.
 
     `window_seconds` is encoding time; `window_bytes` and `queue_bytes` are document bytes held in memory;
@@ -175,20 +172,20 @@ class ConsumerSettings(_Section):
         return value
 
 
-class MetricsSettings(_Section):
+class MetricsSettings(Section):
     """Where `/metrics` listens. Port 0 takes a free one, -1 switches it off."""
 
     host: NonEmpty = "127.0.0.1"
     port: Annotated[int, Field(ge=-1, le=65_535)] = 9400
 
 
-class CostSettings(_Section):
+class CostSettings(Section):
     """Dollars an hour for this machine."""
 
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
 
 
-class ExportSettings(_Section):
+class ExportSettings(Section):
     """What `export` needs beside its flags."""
 
     qdrant_api_key: NonEmpty | None = None
@@ -209,6 +206,8 @@ class Settings(BaseSettings):
     producer: ProducerSettings = Field(default_factory=ProducerSettings)
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
     consumer: ConsumerSettings = Field(default_factory=ConsumerSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    schema_registry: SchemaRegistrySettings = Field(default_factory=SchemaRegistrySettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     cost: CostSettings = Field(default_factory=CostSettings)
     export: ExportSettings = Field(default_factory=ExportSettings)
@@ -271,7 +270,7 @@ def shown(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
     for path, value in _leaves(loaded.settings.model_dump()):
         name = ".".join(path)
         secret = any(word in name.lower() for word in SECRET_WORDS) and value not in (None, "")
-        yield name, "********" if secret else str(value), loaded.source(name)
+        yield name, "********" if secret else without_secrets(str(value)), loaded.source(name)
 
 
 def _layers(config: Path | None, flags: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -367,7 +366,9 @@ def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigErro
         known = [".".join(path) for path, _ in _leaves(Settings().model_dump())]
         return ConfigError(f"{name} (from {source}) is no setting", _suggestion(name, known))
     value = first["input"]
-    hidden = any(word in name.lower() for word in SECRET_WORDS) or isinstance(value, dict)
+    # A URL may hold a password, and one that is wrong may hold it anywhere.
+    words = (*SECRET_WORDS, "url")
+    hidden = any(word in name.lower() for word in words) or isinstance(value, dict)
     told = "" if hidden else f" = {value!r}"
     return ConfigError(f"{name}{told} (from {source}) is wrong", _mend(first["msg"]))
 

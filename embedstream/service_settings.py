@@ -1,0 +1,60 @@
+"""Settings of the services beside Kafka, each off as long as it has no URL: a cache, a schema registry."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from embedstream.setting_types import NonEmpty, Seconds, Section, is_url
+
+__all__ = ["CacheSettings", "SchemaRegistrySettings"]
+
+
+class CacheSettings(Section):
+    """Vectors that were computed before, in Redis; without a `url` there is no cache.
+
+    `url` is `redis://` or `rediss://`; `ttl` is how long a vector is kept: seconds, or 12h, 7d and the like.
+    `dtype` is how it is kept: fp16 takes half the memory, and rounds every vector to it before delivery, by
+    less than a thousandth of each number, so that what is found and what is computed stay the same.
+    `timeout_seconds` is what the encoder waits for an answer at most.
+    """
+
+    url: NonEmpty | None = None
+    ttl: Annotated[Seconds, Field(ge=1, le=10 * 365 * 86_400)] = 7 * 86_400
+    dtype: Literal["fp32", "fp16"] = "fp32"
+    timeout_seconds: Annotated[float, Field(gt=0, le=10)] = 0.1
+
+    @field_validator("url")
+    @classmethod
+    def _is_redis(cls, value: str | None) -> str | None:
+        if value is not None and not is_url(value, ("redis", "rediss")):
+            raise ValueError("write redis://[USER:PASSWORD@]HOST:PORT/DB, or rediss:// with TLS")
+        return value
+
+
+class SchemaRegistrySettings(Section):
+    """A schema registry with Confluent's interface; without a `url`, records name their schema themselves.
+
+    `url` may be several, parted by commas, which are tried in turn; `SSL_CERT_FILE` names a CA of one's own.
+    """
+
+    url: NonEmpty | None = None
+    username: NonEmpty | None = None
+    password: NonEmpty | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 5.0
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not all(
+            is_url(each.strip(), ("http", "https")) and "@" not in each for each in value.split(",")
+        ):
+            raise ValueError("write http://HOST:PORT, or https://; credentials have settings of their own")
+        return value
+
+    @model_validator(mode="after")
+    def _credentials_are_two(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("set both schema_registry.username and schema_registry.password, or neither")
+        return self
