@@ -47,6 +47,7 @@ from embedstream.errors import EmbedstreamError, TryAgainError
 from embedstream.kafka import make_admin, make_consumer, make_producer
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
+from embedstream.registry import record_header
 from embedstream.settings import Settings
 
 if TYPE_CHECKING:
@@ -128,6 +129,9 @@ class Daemon:
     def _work(self) -> None:
         admin = make_admin(self._settings.kafka)
         topics = Topics(admin, self._settings.kafka)
+        topics.embeddings_header = record_header(
+            self._settings.schema_registry, "embedding", topics.layout.embeddings_topic
+        )
         self._redis = connect(self._settings.cache)
         encoder_thread = EncoderThread(self._load, self._fail)
         try:
