@@ -334,6 +334,18 @@ def test_a_redis_that_wants_a_password_is_as_good_as_none_and_the_password_is_no
         assert right.counts() == {"miss": 1}
 
 
+def test_it_speaks_tls_and_only_to_a_server_that_it_trusts(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, tls=True) as server:
+        first, second = Cached(server.url), Cached(server.url)
+        first.run(first.window(4))
+        first.written()
+        second.run(second.window(4))
+        assert second.counts() == {"hit": 1}
+        stranger = Cached(server.url.partition("?")[0])
+        stranger.run(stranger.window(4))
+        assert stranger.counts() == {"error": 1}
+
+
 def test_closing_waits_for_what_is_written_but_not_for_ever(redis: RedisServer) -> None:
     cached = Cached(redis.url)
     cached.run(cached.window(4))

@@ -59,7 +59,7 @@ def registry() -> Iterator[Registry]:
 
 
 def said(read: Callable[[], DocumentParts]) -> DocumentParts | str:
-    """What a reader makes of a record, or why not; less its metadata, which may be written in several ways."""
+    """What a reader makes of a record, or why not; less the metadata, written in several ways."""
     try:
         return read()._replace(metadata=b"")
     except WireError as error:
