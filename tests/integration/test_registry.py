@@ -66,7 +66,7 @@ def corpus(folder: Path, name: str = "corpus") -> Path:
     root = folder / name
     root.mkdir()
     for number, text in enumerate(TEXTS):
-        (root / f"{number}.txt").write_text(f"{text} This is of the corpus {name}.")
+        (root / f"{name}-{number}.txt").write_text(f"{text} This is of the corpus {name}.")
     return root
 
 
