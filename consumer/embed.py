@@ -89,7 +89,9 @@ class Embedder:
 
     def _encode(self, window: Window) -> EmbeddedWindow:
         distinct, places = window.distinct
-        outcomes = self._recalled(self._cache, window) if self._cache else self._encoded(distinct)
+        outcomes = (
+            self._recalled(self._cache, window) if self._cache else self._encoded(distinct, len(distinct))
+        )
         self._metrics.duplicate_passages_total.inc(len(places) - len(distinct))
         return EmbeddedWindow(window, tuple(outcomes[place] for place in places))
 
@@ -98,21 +100,23 @@ class Embedder:
         distinct, _ = window.distinct
         recalled = cache.recall(window)
         unknown = [place for place, vector in enumerate(recalled.vectors) if vector is None]
-        encoded = self._encoded([distinct[place] for place in unknown])
-        new = dict(
-            zip(unknown, cache.remember([recalled.keys[place] for place in unknown], encoded), strict=True)
-        )
+        encoded = self._encoded([distinct[place] for place in unknown], len(distinct))
+        delivered = cache.remember([recalled.keys[place] for place in unknown], encoded)
+        new = dict(zip(unknown, delivered, strict=True))
         return [new[place] if vector is None else vector for place, vector in enumerate(recalled.vectors)]
 
-    def _encoded(self, passages: Sequence[NDArray[np.int32]]) -> Sequence[NDArray[np.float32] | Failure]:
-        """Encodes passages, and measures how fast."""
+    def _encoded(
+        self, passages: Sequence[NDArray[np.int32]], distinct: int
+    ) -> Sequence[NDArray[np.float32] | Failure]:
+        """Encodes passages, of so many in the window, and measures how fast."""
         started = time.monotonic()
         outcomes = self._outcomes(passages) if passages else []
         seconds = time.monotonic() - started
         tokens = sum(len(ids) for ids in passages)
         self._metrics.tokens_total.inc(tokens)
         self._metrics.stage_duration_seconds.labels(stage="encode").observe(seconds)
-        if tokens:
+        # The few that a cache did not know make no full batches: by their rate, windows would shrink.
+        if tokens and 2 * len(passages) >= distinct:
             rate = tokens / max(seconds, 1e-6)
             self._rate = rate if self._rate is None else RATE_WEIGHT * rate + (1 - RATE_WEIGHT) * self._rate
         return outcomes

@@ -85,12 +85,14 @@ class Cached:
         results = ("hit", "recent", "miss", "invalid", "error", "skipped")
         return {result: count for result in results if (count := self.count(result))}
 
-    def _embedded(self, window: Window) -> EmbeddedWindow:
-        waiting: BoundedQueue[Window] = BoundedQueue(1)
-        done: BoundedQueue[EmbeddedWindow] = BoundedQueue(1)
-        waiting.put(window)
+    def embedder(self, *windows: Window) -> tuple[Embedder, BoundedQueue[EmbeddedWindow]]:
+        """An embedder that has these windows to do, and where they go."""
+        waiting: BoundedQueue[Window] = BoundedQueue(100)
+        done: BoundedQueue[EmbeddedWindow] = BoundedQueue(100)
+        for window in windows:
+            waiting.put(window)
         waiting.close()
-        Embedder(
+        embedder = Embedder(
             waiting,
             done,
             self.encoder,
@@ -98,7 +100,12 @@ class Cached:
             stopping=lambda: False,
             moved=lambda: None,
             cache=self.cache,
-        ).run()
+        )
+        return embedder, done
+
+    def _embedded(self, window: Window) -> EmbeddedWindow:
+        embedder, done = self.embedder(window)
+        embedder.run()
         embedded = done.get(0)
         assert embedded is not None
         with pytest.raises(Closed):
@@ -344,6 +351,23 @@ def test_it_speaks_tls_and_only_to_a_server_that_it_trusts(tmp_path: Path) -> No
         stranger = Cached(server.url.partition("?")[0])
         stranger.run(stranger.window(4))
         assert stranger.counts() == {"error": 1}
+
+
+def test_the_rate_is_not_that_of_the_few_passages_that_were_not_found(redis: RedisServer) -> None:
+    first, second = Cached(redis.url), Cached(redis.url)
+    first.run(first.window(*range(3, 13)))
+    first.written()
+    mostly_known = second.window(*range(3, 14))
+    second.cache.look_up(mostly_known)
+    embedder, _ = second.embedder(mostly_known)
+    embedder.run()
+    assert second.encoder.encoded == 1
+    assert embedder.tokens_per_second() is None
+    mostly_new = second.window(4, 6, 5, first=500)
+    second.cache.look_up(mostly_new)
+    embedder, _ = second.embedder(mostly_new)
+    embedder.run()
+    assert embedder.tokens_per_second() is not None
 
 
 def test_closing_waits_for_what_is_written_but_not_for_ever(redis: RedisServer) -> None:
