@@ -45,6 +45,9 @@ WRITES_WAITING = 2
 # How far the length of a vector may be from 1: rounding to fp16 takes it 0.0005 away at most.
 UNIT_TOLERANCE = 0.01
 
+REQUEST_RESULTS = ("hit", "recent", "miss", "invalid", "error", "skipped")
+WRITE_RESULTS = ("stored", "error", "skipped")
+
 Vector = NDArray[np.float32]
 
 
@@ -124,6 +127,12 @@ class VectorCache:
         parts = ("embedstream", model.fingerprint, model.precision, settings.dtype, "")
         self._prefix = ":".join(parts).encode()
         self._metrics = metrics
+        for counter, results in (
+            (metrics.cache_requests_total, REQUEST_RESULTS),
+            (metrics.cache_writes_total, WRITE_RESULTS),
+        ):
+            for result in results:
+                counter.labels(result=result)
         self._asked: dict[int, _Asked] = {}
         self._recent: deque[Mapping[bytes, Vector]] = deque(maxlen=RECENT_WINDOWS)
         self._reading, self._writing = Breaker("read"), Breaker("write")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -28,7 +30,10 @@ class CacheSettings(Section):
     @field_validator("url")
     @classmethod
     def _is_redis(cls, value: str | None) -> str | None:
-        if value is not None and not is_url(value, ("redis", "rediss")):
+        # redis-py takes a database that is no number for database 0.
+        if value is not None and not (
+            is_url(value, ("redis", "rediss")) and re.fullmatch(r"/?\d*", urlsplit(value).path)
+        ):
             raise ValueError("write redis://[USER:PASSWORD@]HOST:PORT/DB, or rediss:// with TLS")
         return value
 

@@ -117,7 +117,14 @@ def test_passwords_in_a_url_are_hidden(url: str, seen: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     "url",
-    ["http://me:hunter2@cache", "me:hunter2@cache:6379", "redis://:hunter2@", "redis://h:hunter2", "hunter2"],
+    [
+        "http://me:hunter2@cache",
+        "me:hunter2@cache:6379",
+        "redis://:hunter2@",
+        "redis://h:hunter2",
+        "hunter2",
+        "redis://h/hunter2",
+    ],
 )
 def test_a_wrong_url_is_told_without_itself(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDSTREAM_CACHE__URL", url)
