@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from embedstream.errors import ConfigError
-from embedstream.service_settings import CacheSettings, SchemaRegistrySettings
-from embedstream.setting_types import Names, NonEmpty, Section, without_secrets
+from embedstream.service_settings import CacheSettings, SchemaRegistrySettings, without_secrets
 
 __all__ = [
     "CacheSettings",
@@ -51,16 +51,26 @@ ENV_PREFIX = "EMBEDSTREAM_"
 FILE_NAME = "embedstream.toml"
 # Parts of a setting's name, or of a librdkafka property's, that make its value a secret.
 SECRET_WORDS = (
-    "password",
-    "secret",
-    "token",
-    "key.pem",
-    "api_key",
-    "oauthbearer.config",
-    "jaas",
+    *("password", "secret", "token", "key.pem", "api_key", "oauthbearer.config", "jaas"),
     # With hosted registries it is one half of a key.
     "schema_registry.username",
 )
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+def _by_comma(value: object) -> object:
+    """A variable holds one text; in it, commas part the entries of a list."""
+    if isinstance(value, str):
+        return [entry for entry in map(str.strip, value.split(",")) if entry]
+    return value
+
+
+Names = Annotated[tuple[NonEmpty, ...], NoDecode, BeforeValidator(_by_comma)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _property_names(value: object) -> object:
@@ -74,7 +84,7 @@ def _property_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class KafkaSettings(Section):
+class KafkaSettings(_Section):
     """Where Kafka is, which topics are used, and any librdkafka property (`[kafka.client]`)."""
 
     bootstrap_servers: NonEmpty = "127.0.0.1:9092"
@@ -84,7 +94,7 @@ class KafkaSettings(Section):
     client: Annotated[dict[str, str], BeforeValidator(_property_names)] = Field(default_factory=dict)
 
 
-class ProducerSettings(Section):
+class ProducerSettings(_Section):
     """What of a corpus becomes records of the documents topic, and how.
 
     `metadata_field` names the fields that are kept (none: all); `include` and `exclude` are globs; `sample`
@@ -116,7 +126,7 @@ class ProducerSettings(Section):
     metrics_port: Annotated[int, Field(ge=-1, le=65_535)] = -1
 
 
-class EncoderSettings(Section):
+class EncoderSettings(_Section):
     """The model and how it runs.
 
     `max_tokens` and `truncate_dim` default to the model's own, `token_budget` (of a batch) to what is fastest
@@ -132,7 +142,7 @@ class EncoderSettings(Section):
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
 
 
-class ConsumerSettings(Section):
+class ConsumerSettings(_Section):
     """How records are read, grouped into windows, and delivered.
 
     `window_seconds` is encoding time; `window_bytes` and `queue_bytes` are document bytes held in memory;
@@ -172,20 +182,20 @@ class ConsumerSettings(Section):
         return value
 
 
-class MetricsSettings(Section):
+class MetricsSettings(_Section):
     """Where `/metrics` listens. Port 0 takes a free one, -1 switches it off."""
 
     host: NonEmpty = "127.0.0.1"
     port: Annotated[int, Field(ge=-1, le=65_535)] = 9400
 
 
-class CostSettings(Section):
+class CostSettings(_Section):
     """Dollars an hour for this machine."""
 
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
 
 
-class ExportSettings(Section):
+class ExportSettings(_Section):
     """What `export` needs beside its flags."""
 
     qdrant_api_key: NonEmpty | None = None
@@ -366,10 +376,9 @@ def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigErro
         known = [".".join(path) for path, _ in _leaves(Settings().model_dump())]
         return ConfigError(f"{name} (from {source}) is no setting", _suggestion(name, known))
     value = first["input"]
+    hidden = any(word in name.lower() for word in SECRET_WORDS) or isinstance(value, dict)
     # A URL may hold a password, and one that is wrong may hold it anywhere.
-    words = (*SECRET_WORDS, "url")
-    hidden = any(word in name.lower() for word in words) or isinstance(value, dict)
-    told = "" if hidden else f" = {value!r}"
+    told = "" if hidden or name.endswith(".url") else f" = {value!r}"
     return ConfigError(f"{name}{told} (from {source}) is wrong", _mend(first["msg"]))
 
 
