@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -111,6 +115,44 @@ class Cached:
         with pytest.raises(Closed):
             done.get(0)
         return embedded
+
+
+class Drip:
+    """Stands before a server and lets its answers through drop by drop, never silent for long."""
+
+    DROP_BYTES, DROP_SECONDS = 16, 0.02
+
+    def __init__(self, port: int) -> None:
+        self._behind = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self.is_slow = False
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # An accept that is under way would hold on to the listener.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._behind))
+                for pair in ((client, server, False), (server, client, True)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, drips: bool) -> None:
+        with contextlib.suppress(OSError), source, target:
+            while data := source.recv(65536):
+                size = self.DROP_BYTES if drips and self.is_slow else len(data)
+                for start in range(0, len(data), size):
+                    target.sendall(data[start : start + size])
+                    if size < len(data):
+                        time.sleep(self.DROP_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +338,27 @@ def test_a_frozen_redis_costs_one_time_out_and_then_nothing(redis: RedisServer) 
     wait_until(lambda: cached.run(cached.window(3)) and cached.count("hit"), 20, "it was not tried again")
 
 
+def test_an_answer_that_comes_drop_by_drop_is_not_waited_for(redis: RedisServer) -> None:
+    lengths = tuple(range(3, 63))
+    first = Cached(redis.url)
+    first.run(first.window(*lengths))
+    first.written()
+    with Drip(redis.port) as drip:
+        second = Cached(drip.url, timeout_seconds=0.2)
+        second.run(second.window(3))
+        assert second.counts() == {"hit": 1}
+        # Sixty vectors come in some three seconds, none of which is silent for as long as a socket waits.
+        drip.is_slow = True
+        window = second.window(*lengths)
+        assert same(second.run(window), expected(window))
+        assert second.counts() == {"hit": 1, "error": 60}
+        waited = second.metrics.registry.get_sample_value(
+            "embedstream_stage_duration_seconds_sum", {"stage": "recall"}
+        )
+        assert waited is not None
+        assert waited < 2
+
+
 def test_without_a_redis_everything_is_encoded_and_counted(redis: RedisServer, tmp_path: Path) -> None:
     with RedisServer(tmp_path) as gone:
         url = gone.url
@@ -321,6 +384,20 @@ def test_a_full_redis_still_answers_and_what_it_refuses_is_counted(tmp_path: Pat
         other = Cached(full.url)
         assert same(other.run(other.window(4, 6)), expected(window))
         assert other.counts() == {"hit": 1, "miss": 1}
+
+
+def test_what_redis_keeps_beside_what_it_refuses_is_counted_as_kept(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as picky:
+        first = Cached(picky.url)
+        first.run(first.window(4))
+        first.written()
+        key = bytes(next(picky.client.scan_iter()))
+        only = b"*" + b"".join(b"\\" + bytes([byte]) for byte in key[-8:])
+        picky.client.acl_setuser("default", enabled=True, nopass=True, reset_keys=True, keys=[only])
+        second = Cached(picky.url)
+        second.run(second.window(4, 6, 5))
+        second.written()
+        assert (second.count("stored", "writes"), second.count("error", "writes")) == (1, 2)
 
 
 def test_a_redis_that_wants_a_password_is_as_good_as_none_and_the_password_is_not_told(

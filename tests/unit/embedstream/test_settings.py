@@ -98,7 +98,7 @@ def test_a_secret_of_the_wrong_type_is_not_told(monkeypatch: pytest.MonkeyPatch)
     ("url", "seen"),
     [
         ("redis://me:hunter2@cache.example:6379/1", "redis://********@cache.example:6379/1"),
-        ("rediss://:hunt@er2:/@cache.example", "rediss://********@cache.example"),
+        ("rediss://:hunt@er2:@cache.example", "rediss://********@cache.example"),
         (
             "redis://cache.example?db=1&password=hunter2&x=1",
             "redis://cache.example?db=1&password=********&x=1",
@@ -124,6 +124,7 @@ def test_passwords_in_a_url_are_hidden(url: str, seen: str, monkeypatch: pytest.
         "redis://h:hunter2",
         "hunter2",
         "redis://h/hunter2",
+        "redis://:a/hunter2@h",
     ],
 )
 def test_a_wrong_url_is_told_without_itself(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
