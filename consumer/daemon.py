@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from consumer.admission import admit
+from consumer.cache import VectorCache, connect
 from consumer.dead_letter_limit import DeadLetterLimit
 from consumer.deliver import Deliverer, Delivery
 from consumer.drained import Drained
@@ -49,7 +50,11 @@ from embedstream.kafka import make_admin, make_consumer, make_producer
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
 from embedstream.rate import RateLimit
+from embedstream.registry import record_header
 from embedstream.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 __all__ = ["Daemon"]
 
@@ -65,6 +70,8 @@ MAIN_LOOK_SECONDS = 0.2
 STOP_MEND = "start the daemon again: it is read again; consumer.stop_seconds gives it more time"
 # The first window, before a rate is known: enough batches to measure one.
 FIRST_BATCHES = 8
+# What the cache has for its last writes, once all is delivered.
+CACHE_SECONDS = 1.0
 # The Kafka client's own default for what it sends to a partition at once.
 BATCH_BYTES = 1_000_000
 
@@ -100,6 +107,7 @@ class Daemon:
         self.ending = threading.Event()
         self._ending_since = 0.0
         self._failure: BaseException | None = None
+        self._redis: Redis | None = None
         self._is_starting = True
         self._delivered = False
 
@@ -132,7 +140,8 @@ class Daemon:
 
     def _work(self) -> None:
         admin = make_admin(self._settings.kafka)
-        topics = None if self._prepare else Topics(admin, self._settings.kafka)
+        topics = None if self._prepare else self._find_topics(admin)
+        self._redis = connect(self._settings.cache)
         encoder_thread = EncoderThread(self._load, self._fail)
         try:
             self._admit_and_consume(admin, topics, encoder_thread)
@@ -146,7 +155,7 @@ class Daemon:
         self._tell(encoder)
         if self._prepare is not None:
             self._prepare(encoder.info)
-        topics = topics or Topics(admin, self._settings.kafka)
+        topics = topics or self._find_topics(admin)
         admit(admin, self._settings, topics, encoder.info.fingerprint, encoder.info.earlier)
         group, drained = self._settings.consumer.group, None
         if self._settings.consumer.until_drained:
@@ -156,6 +165,13 @@ class Daemon:
                 return
         with rare_collections():
             self._consume(drained, topics, encoder, encoder_thread)
+
+    def _find_topics(self, admin: AdminClient) -> Topics:
+        topics = Topics(admin, self._settings.kafka)
+        topics.embeddings_header = record_header(
+            self._settings.schema_registry, "embedding", topics.layout.embeddings_topic
+        )
+        return topics
 
     def _tell(self, encoder: Encoder) -> None:
         """The model and how it runs, once in the log and in the metrics."""
@@ -187,8 +203,17 @@ class Daemon:
         ownership = Ownership()
         poller = self._make_poller(inputs, ownership)
         progressed = self.liveness.progressed
+        cache = None
+        if self._redis is not None:
+            cache = VectorCache(self._redis, self._settings.cache, encoder.info, self.metrics)
         embedder = Embedder(
-            windows, embedded, encoder, self.metrics, stopping=self._is_ending, moved=progressed
+            windows,
+            embedded,
+            encoder,
+            self.metrics,
+            stopping=self._is_ending,
+            moved=progressed,
+            cache=cache,
         )
         preparer = Preparer(
             inputs,
@@ -200,6 +225,7 @@ class Daemon:
             encoder_is_idle=embedder.is_idle,
             moved=progressed,
             limit=RateLimit(settings.rate),
+            cache=cache,
         )
         delivery = self._make_delivery(poller, ownership, topics.layout, encoder.info.fingerprint)
         deliverer = Deliverer(
@@ -238,6 +264,8 @@ class Daemon:
             self._fail(TryAgainError("what is encoded could not be delivered in time", STOP_MEND))
         self._delivered = True
         poller.leave()
+        if cache is not None:
+            cache.close(CACHE_SECONDS)
         if self._failure is None:
             _log.info("left", group=settings.group)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from consumer.cache import VectorCache
 from consumer.encoder import Encoder
 from consumer.queues import BoundedQueue, Closed
 from consumer.records import EmbeddedWindow, Failure, Window
@@ -37,6 +38,7 @@ class Embedder:
         *,
         stopping: Callable[[], bool],
         moved: Callable[[], None],
+        cache: VectorCache | None = None,
     ) -> None:
         """Connects the stage.
 
@@ -47,6 +49,7 @@ class Embedder:
             metrics: counts tokens and times batches.
             stopping: while true, what is not encoded yet is left for later.
             moved: called before each batch.
+            cache: knows vectors that need not be computed; the windows were looked up in it.
         """
         self._windows = windows
         self._embedded = embedded
@@ -54,6 +57,7 @@ class Embedder:
         self._metrics = metrics
         self._stopping = stopping
         self._moved = moved
+        self._cache = cache
         self._rate: float | None = None
         self._busy = False
         self._token_budget = encoder.token_budget
@@ -84,18 +88,38 @@ class Embedder:
             self._embedded.close()
 
     def _encode(self, window: Window) -> EmbeddedWindow:
-        started = time.monotonic()
         distinct, places = window.distinct
-        outcomes = self._outcomes(distinct) if distinct else []
-        seconds = time.monotonic() - started
-        tokens = sum(len(ids) for ids in distinct)
-        self._metrics.tokens_total.inc(tokens)
+        outcomes = (
+            self._recalled(self._cache, window) if self._cache else self._encoded(distinct, len(distinct))
+        )
         self._metrics.duplicate_passages_total.inc(len(places) - len(distinct))
+        return EmbeddedWindow(window, tuple(outcomes[place] for place in places))
+
+    def _recalled(self, cache: VectorCache, window: Window) -> Sequence[NDArray[np.float32] | Failure]:
+        """The outcomes of a window's distinct passages: encodes what the cache does not know."""
+        distinct, _ = window.distinct
+        recalled = cache.recall(window)
+        unknown = [place for place, vector in enumerate(recalled.vectors) if vector is None]
+        encoded = self._encoded([distinct[place] for place in unknown], len(distinct))
+        delivered = cache.remember([recalled.keys[place] for place in unknown], encoded)
+        new = dict(zip(unknown, delivered, strict=True))
+        return [new[place] if vector is None else vector for place, vector in enumerate(recalled.vectors)]
+
+    def _encoded(
+        self, passages: Sequence[NDArray[np.int32]], distinct: int
+    ) -> Sequence[NDArray[np.float32] | Failure]:
+        """Encodes passages, of so many in the window, and measures how fast."""
+        started = time.monotonic()
+        outcomes = self._outcomes(passages) if passages else []
+        seconds = time.monotonic() - started
+        tokens = sum(len(ids) for ids in passages)
+        self._metrics.tokens_total.inc(tokens)
         self._metrics.stage_duration_seconds.labels(stage="encode").observe(seconds)
-        if tokens:
+        # The few that a cache did not know make no full batches: by their rate, windows would shrink.
+        if tokens and 2 * len(passages) >= distinct:
             rate = tokens / max(seconds, 1e-6)
             self._rate = rate if self._rate is None else RATE_WEIGHT * rate + (1 - RATE_WEIGHT) * self._rate
-        return EmbeddedWindow(window, tuple(outcomes[place] for place in places))
+        return outcomes
 
     def _stopping_at_a_batch(self) -> bool:
         self._moved()

@@ -22,7 +22,7 @@ from consumer.records import (
 )
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.deletion import passed_on_headers
-from schemas.embedding_writer import EmbeddingWriter
+from schemas.embedding_writer import SINGLE_OBJECT_HEADER, EmbeddingWriter
 from schemas.records import SourcePosition, embedding_id
 
 __all__ = ["ItemRecords", "OutboundRecord", "OutputLayout", "build_records"]
@@ -35,7 +35,10 @@ Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
 
 @dataclass(frozen=True, slots=True)
 class OutputLayout:
-    """Where output goes: the two topics, their partition counts, and the largest record each takes."""
+    """Where output goes: the two topics, their partition counts, and the largest record each takes.
+
+    `embeddings_header` is what the value of an embedding begins with.
+    """
 
     embeddings_topic: str
     embeddings_partitions: int
@@ -43,6 +46,7 @@ class OutputLayout:
     dead_letters_topic: str
     dead_letters_partitions: int
     dead_letters_max_bytes: int
+    embeddings_header: bytes = SINGLE_OBJECT_HEADER
 
     @property
     def batch_bytes(self) -> int:
@@ -77,7 +81,12 @@ def build_records(
     """The records of a window, item by item, in the order of the inputs."""
     outcomes = iter(embedded.outcomes)
     writer = EmbeddingWriter(
-        model.name, model.fingerprint, model.precision, dim=model.dim, embedded_at=now_ms
+        model.name,
+        model.fingerprint,
+        model.precision,
+        dim=model.dim,
+        embedded_at=now_ms,
+        header=layout.embeddings_header,
     )
     built = []
     for item in embedded.window.items:

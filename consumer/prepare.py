@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from consumer.cache import VectorCache
 from consumer.queues import BoundedQueue, Closed
 from consumer.records import Deletion, EndOfPartition, Input, Item, Polled, Refused, SplitDocument, Window
 from consumer.split import Split, Splitter
@@ -44,6 +45,7 @@ class Preparer:
         encoder_is_idle: Callable[[], bool],
         moved: Callable[[], None],
         limit: RateLimit,
+        cache: VectorCache | None = None,
     ) -> None:
         """Connects the stage.
 
@@ -57,6 +59,7 @@ class Preparer:
             encoder_is_idle: whether it waits for a window.
             moved: called when records are taken and when they are split, or held back on purpose.
             limit: of the document bytes that are taken.
+            cache: where windows are looked up.
         """
         self._inputs = inputs
         self._windows = windows
@@ -68,6 +71,7 @@ class Preparer:
         self._moved = moved
         self._limit = limit
         self._taken = 0
+        self._cache = cache
         self._busy = False
 
     @property
@@ -135,6 +139,8 @@ class Preparer:
     def _put(self, window: Window) -> None:
         # Found out on this thread: the device need not wait for it.
         _ = window.distinct
+        if self._cache is not None:
+            self._cache.look_up(window)
         self._windows.put(window)
         self._metrics.queue_depth.labels(stage="encode").set(len(self._windows))
 

@@ -23,6 +23,7 @@ from embedstream.kafka import explain
 from embedstream.logs import get_logger
 from embedstream.settings import KafkaSettings
 from embedstream.topic_rules import Tools
+from schemas.embedding_writer import SINGLE_OBJECT_HEADER
 
 __all__ = ["NEW_INPUT_MEND", "NEW_OUTPUT_MEND", "Topics"]
 
@@ -48,7 +49,11 @@ class _Topic:
 
 
 class Topics:
-    """What must not change while the daemon runs, and the layout of the output. For one thread at a time."""
+    """What must not change while the daemon runs, and the layout of the output. For one thread at a time.
+
+    Attributes:
+        embeddings_header: What the values of embeddings are to begin with.
+    """
 
     def __init__(self, admin: AdminClient, kafka: KafkaSettings) -> None:
         """Looks at the topics.
@@ -59,6 +64,7 @@ class Topics:
         """
         self._admin = admin
         self._kafka = kafka
+        self.embeddings_header = SINGLE_OBJECT_HEADER
         self._documents, self._embeddings, self._dead_letters = self._described()
         documents, dead_letters = self._documents, self._dead_letters
         if dead_letters.partitions < documents.partitions:
@@ -86,6 +92,7 @@ class Topics:
             dead_letters.name,
             dead_letters.partitions,
             self._limits[dead_letters.name],
+            self.embeddings_header,
         )
 
     def confirm(self) -> OutputLayout:

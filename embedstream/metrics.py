@@ -43,6 +43,11 @@ class Metrics:
         self.duplicate_passages_total = counter(
             "duplicate_passages", "Passages whose vector was taken from an equal one in the same window"
         )
+        # The cache. result of a request: hit, recent (encoded a moment ago), miss, invalid (no vector of this
+        # model), error (Redis failed), skipped (not asked, since it failed); of a write: stored, error or
+        # skipped.
+        self.cache_requests_total = counter("cache_requests", "Distinct passages looked up", ("result",))
+        self.cache_writes_total = counter("cache_writes", "Vectors to be kept in the cache", ("result",))
         self.batch_tokens = histogram("batch_tokens", "Tokens of a batch, padding included", _TOKENS)
         self.batch_passages = histogram("batch_passages", "Passages of a batch", _PASSAGES)
         self.padding_ratio = gauge(
@@ -60,7 +65,7 @@ class Metrics:
         # Time.
         self.stage_duration_seconds = histogram(
             "stage_duration_seconds",
-            "Time a stage took: decode and split for a batch of records, encode and deliver for a window",
+            "Time a stage took: decode and split for a batch of records, the others for a window",
             _SECONDS,
             ("stage",),
         )

@@ -28,8 +28,10 @@ from pydantic_settings import (
 )
 
 from embedstream.errors import ConfigError
+from embedstream.service_settings import CacheSettings, SchemaRegistrySettings, without_secrets
 
 __all__ = [
+    "CacheSettings",
     "ConsumerSettings",
     "CostSettings",
     "EncoderSettings",
@@ -38,6 +40,7 @@ __all__ = [
     "Loaded",
     "MetricsSettings",
     "ProducerSettings",
+    "SchemaRegistrySettings",
     "Settings",
     "load",
     "load_with_sources",
@@ -47,7 +50,11 @@ __all__ = [
 ENV_PREFIX = "EMBEDSTREAM_"
 FILE_NAME = "embedstream.toml"
 # Parts of a setting's name, or of a librdkafka property's, that make its value a secret.
-SECRET_WORDS = ("password", "secret", "token", "key.pem", "api_key", "oauthbearer.config", "jaas")
+SECRET_WORDS = (
+    *("password", "secret", "token", "key.pem", "api_key", "oauthbearer.config", "jaas"),
+    # With hosted registries it is one half of a key.
+    "schema_registry.username",
+)
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 
@@ -211,6 +218,8 @@ class Settings(BaseSettings):
     producer: ProducerSettings = Field(default_factory=ProducerSettings)
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
     consumer: ConsumerSettings = Field(default_factory=ConsumerSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    schema_registry: SchemaRegistrySettings = Field(default_factory=SchemaRegistrySettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     cost: CostSettings = Field(default_factory=CostSettings)
     export: ExportSettings = Field(default_factory=ExportSettings)
@@ -273,7 +282,7 @@ def shown(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
     for path, value in _leaves(loaded.settings.model_dump()):
         name = ".".join(path)
         secret = any(word in name.lower() for word in SECRET_WORDS) and value not in (None, "")
-        yield name, "********" if secret else str(value), loaded.source(name)
+        yield name, "********" if secret else without_secrets(str(value)), loaded.source(name)
 
 
 def _layers(config: Path | None, flags: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -370,7 +379,8 @@ def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigErro
         return ConfigError(f"{name} (from {source}) is no setting", _suggestion(name, known))
     value = first["input"]
     hidden = any(word in name.lower() for word in SECRET_WORDS) or isinstance(value, dict)
-    told = "" if hidden else f" = {value!r}"
+    # A URL may hold a password, and one that is wrong may hold it anywhere.
+    told = "" if hidden or name.endswith(".url") else f" = {value!r}"
     return ConfigError(f"{name}{told} (from {source}) is wrong", _mend(first["msg"]))
 
 

@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # t
 
 from embedstream.errors import EmbedstreamError
 from embedstream.kafka import describe_error, explain, make_producer
+from embedstream.registry import record_header
 from embedstream.settings import Settings
 from producer.documents import PreparedDocument
 from producer.refusals import Reason, Refusal, RefusedError
@@ -71,7 +72,12 @@ class Sender:
     """
 
     def __init__(self, settings: Settings, admin: AdminClient, listener: Listener) -> None:
-        """Make the client; it connects by itself."""
+        """Make the client; it connects by itself.
+
+        Raises:
+            ServiceUnavailableError: The schema registry can't be reached, where there is one.
+            ConfigError: It refuses the schema of documents.
+        """
         self.documents = 0
         self.deletions = 0
         self.records = 0
@@ -83,6 +89,7 @@ class Sender:
         self._listener = listener
         self._versions = Versions()
         self._since_served = 0
+        self._header = record_header(settings.schema_registry, "document", self._topic)
         self._max_message_bytes = _max_message_bytes(admin, self._topic)
         self._mend = f"raise max.message.bytes of topic {self._topic!r} or lower producer.segment_bytes"
         self._producer: Producer = make_producer(
@@ -116,7 +123,7 @@ class Sender:
         """
         version = self._versions.next(document.id, above)
         key = document.id.encode()
-        head = before_version(key) + version_bytes(version)
+        head = before_version(key, self._header) + version_bytes(version)
         largest = max(map(len, document.segments)) + len(head) + len(key) + _FRAMING_BYTES
         if largest > self._max_message_bytes:
             told = f"a record of it takes {largest} bytes, the topic at most {self._max_message_bytes}"

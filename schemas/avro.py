@@ -17,7 +17,15 @@ from typing import Any, Literal
 from fastavro.schema import fingerprint as _digest
 from fastavro.schema import to_parsing_canonical_form
 
-__all__ = ["RecordName", "Schema", "current", "fingerprint", "released"]
+__all__ = [
+    "RecordName",
+    "Schema",
+    "confluent_header",
+    "current",
+    "fingerprint",
+    "released",
+    "single_object_header",
+]
 
 RecordName = Literal["document", "embedding"]
 """The records that have a schema."""
@@ -39,6 +47,16 @@ def released(name: RecordName) -> dict[bytes, Schema]:
     found.sort(key=lambda file: int(file.name.removesuffix(".avsc").rpartition("-")[2]))
     schemas = [json.loads(file.read_text("utf-8")) for file in found]
     return {fingerprint(schema): schema for schema in schemas}
+
+
+def single_object_header(name: RecordName) -> bytes:
+    """Return the 10 bytes that a record of the current schema begins with where there is no registry."""
+    return b"\xc3\x01" + fingerprint(current(name))
+
+
+def confluent_header(schema_id: int) -> bytes:
+    """Return the 5 bytes that a record begins with whose schema has this id in a registry."""
+    return b"\0" + schema_id.to_bytes(4, "big")
 
 
 def fingerprint(schema: Schema) -> bytes:

@@ -12,14 +12,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from schemas.avro import current, fingerprint
 from schemas.avro_bytes import long, string, string_map
 from schemas.records import Document
-from schemas.wire import decode_document
+from schemas.wire import current_document_start, decode_document
 
 __all__ = ["DocumentParts", "parts_of", "read_parts"]
 
-_HEADER = b"\xc3\x01" + fingerprint(current("document"))
 _HASH_SIZE = long(64)
 _HASH = re.compile(rb"[0-9a-f]{64}")
 _INT_LIMIT = 2**31
@@ -64,9 +62,9 @@ def read_parts(data: bytes) -> DocumentParts:
     Raises:
         WireError: With the reason, whatever is wrong with the bytes.
     """
-    if data.startswith(_HEADER):
+    if start := current_document_start(data):
         try:
-            return _usual(data)
+            return _usual(data, start)
         except (_Unusual, IndexError, UnicodeDecodeError):
             pass
     return parts_of(decode_document(data))
@@ -85,9 +83,11 @@ def parts_of(document: Document) -> DocumentParts:
     )
 
 
-def _usual(data: bytes) -> DocumentParts:
-    """Read a record of the current schema; whatever is not plainly right is unusual, and read elsewhere."""
-    begin = len(_HEADER)
+def _usual(data: bytes, begin: int) -> DocumentParts:
+    """Read a record of the current schema, whose datum starts at `begin`.
+
+    Whatever is not plainly right is unusual, and read elsewhere.
+    """
     identifier, place = _string(data, begin)
     _, place = _long(data, place)
     identity = data[begin:place]

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from schemas.avro import current, fingerprint
+from schemas.avro import single_object_header
 from schemas.avro_bytes import long
 
-__all__ = ["before_version", "segment_after_version", "version_bytes"]
+__all__ = ["SINGLE_OBJECT_HEADER", "before_version", "segment_after_version", "version_bytes"]
 
-_HEADER = b"\xc3\x01" + fingerprint(current("document"))
+SINGLE_OBJECT_HEADER = single_object_header("document")
+"""What a record begins with where there is no registry."""
 
 
-def before_version(key: bytes) -> bytes:
-    """Return what stands before the version in every record of a document, given its id in UTF-8."""
-    return _HEADER + long(len(key)) + key
+def before_version(key: bytes, header: bytes = SINGLE_OBJECT_HEADER) -> bytes:
+    """Return what stands before the version in every record of a document, given its id in UTF-8.
+
+    `header` is what each record begins with, and names the schema.
+    """
+    return header + long(len(key)) + key
 
 
 @lru_cache(maxsize=16)

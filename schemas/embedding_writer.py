@@ -14,12 +14,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.avro import current, fingerprint
+from schemas.avro import single_object_header
 from schemas.avro_bytes import long, string
 
-__all__ = ["DocumentWriter", "EmbeddingWriter"]
+__all__ = ["SINGLE_OBJECT_HEADER", "DocumentWriter", "EmbeddingWriter"]
 
-_HEADER = b"\xc3\x01" + fingerprint(current("embedding"))
+SINGLE_OBJECT_HEADER = single_object_header("embedding")
+"""What a record begins with where there is no registry."""
+
 _FLOAT32 = np.dtype(np.float32)
 _LITTLE_ENDIAN = np.dtype("<f4")
 # Not through the cache: every record has another.
@@ -31,10 +33,21 @@ class EmbeddingWriter:
     """What the records of one model have in common."""
 
     def __init__(
-        self, model: str, model_fingerprint: str, precision: str, *, dim: int, embedded_at: int
+        self,
+        model: str,
+        model_fingerprint: str,
+        precision: str,
+        *,
+        dim: int,
+        embedded_at: int,
+        header: bytes = SINGLE_OBJECT_HEADER,
     ) -> None:
-        """Writes the model's fields; `schemas.records.Embedding` says what each is."""
+        """Writes the model's fields; `schemas.records.Embedding` says what each is.
+
+        `header` is what each record begins with, and names the schema.
+        """
         self.dim = dim
+        self.header = header
         self.model = string(model) + string(model_fingerprint) + string(precision) + long(dim)
         # The vector's own count stands right behind.
         self.end = long(embedded_at) + long(dim)
@@ -68,15 +81,17 @@ class EmbeddingWriter:
         if place is None:
             place = self._places[topic, partition] = string(topic) + long(partition)
         before = b"".join((identity, content_hash, place, _unique_long(offset), segment))
-        return DocumentWriter(before, long(passages), self.model + metadata + self.end, self.dim)
+        after = self.model + metadata + self.end
+        return DocumentWriter(self.header, before, long(passages), after, self.dim)
 
 
 class DocumentWriter:
     """Writes the records of one input record's passages."""
 
-    __slots__ = ("_after", "_before", "_count", "_dim")
+    __slots__ = ("_after", "_before", "_count", "_dim", "_header")
 
-    def __init__(self, before: bytes, count: bytes, after: bytes, dim: int) -> None:
+    def __init__(self, header: bytes, before: bytes, count: bytes, after: bytes, dim: int) -> None:
+        self._header = header
         self._before = before
         self._count = count
         self._after = after
@@ -108,7 +123,7 @@ class DocumentWriter:
             raise ValueError(f"vector is {vector.dtype}{list(vector.shape)}, not float32[{self._dim}]")
         return b"".join(
             (
-                _HEADER,
+                self._header,
                 long(len(identifier)),
                 identifier,
                 self._before,

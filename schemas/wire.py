@@ -1,8 +1,8 @@
 """The wire format: records to bytes and back.
 
 Records are written in Avro single-object encoding: ``C3 01``, the schema's fingerprint, the datum.
-Confluent framing (``00``, a big-endian four-byte schema id, the datum) is read as well; without a
-registry to ask, such a datum is read with the current schema of its kind.
+Confluent framing (``00``, a big-endian four-byte schema id, the datum) is read as well: `use_registry` says
+how an id becomes a schema. Without a registry, such a datum is read with the current schema of its kind.
 
 Whatever the bytes, the ``decode_*`` functions return a valid record or raise `WireError`.
 
@@ -15,7 +15,8 @@ Whatever the bytes, the ``decode_*`` functions return a valid record or raise `W
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Literal, NoReturn, TypedDict, TypeVar, cast
 
@@ -32,17 +33,23 @@ from schemas.records import Document, Embedding, EmbeddingWithoutVector, Record
 __all__ = [
     "EmbeddingFields",
     "PartFields",
+    "SchemaLookup",
     "SourceFields",
     "WireError",
     "WireReason",
+    "current_document_start",
     "decode_document",
     "decode_embedding",
     "decode_embedding_fields",
     "encode_document",
     "encode_embedding",
+    "use_registry",
 ]
 
 WireReason = Literal["not_avro", "unknown_schema", "corrupt", "invalid"]
+
+SchemaLookup = Callable[[int], Schema | None]
+"""Returns the schema that has an id in the registry; None where it has none."""
 
 _R = TypeVar("_R", bound=Record)
 """The model that fields are validated with."""
@@ -52,6 +59,7 @@ _SINGLE_OBJECT_HEADER_BYTES = 10
 _CONFLUENT = b"\x00"
 _CONFLUENT_HEADER_BYTES = 5
 _FLOAT = np.dtype("<f4")
+_FLOATS = fingerprint({"type": "array", "items": "float"})
 
 
 class WireError(ValueError):
@@ -59,8 +67,8 @@ class WireError(ValueError):
 
     Attributes:
         reason: ``not_avro`` (no known framing), ``unknown_schema`` (the fingerprint is of no released
-            schema), ``corrupt`` (the datum can't be read) or ``invalid`` (the fields contradict
-            each other or their meaning).
+            schema, or the registry has none of that id for such a record), ``corrupt`` (the datum can't be
+            read) or ``invalid`` (the fields contradict each other or their meaning).
     """
 
     def __init__(self, reason: WireReason, message: str) -> None:
@@ -104,6 +112,26 @@ class EmbeddingFields(TypedDict):
     dim: int
     metadata: dict[str, str]
     embedded_at: int
+
+
+def use_registry(lookup: SchemaLookup | None) -> None:
+    """From now on, ask a registry for the ids of Confluent framing; with None, don't ask any more.
+
+    Each id is asked for once. What `lookup` raises goes through to who decodes.
+    """
+    global _lookup
+    _lookup = lookup
+    for kind in (_DOCUMENT, _EMBEDDING):
+        kind.registered.clear()
+
+
+def current_document_start(data: bytes) -> int:
+    """Return where the datum starts if it is known to be written with the current schema, else 0."""
+    if data.startswith(_DOCUMENT.header):
+        return _SINGLE_OBJECT_HEADER_BYTES
+    if _DOCUMENT.registered.get(data[:_CONFLUENT_HEADER_BYTES]) is _DOCUMENT.current:
+        return _CONFLUENT_HEADER_BYTES
+    return 0
 
 
 def encode_document(document: Document) -> bytes:
@@ -210,18 +238,21 @@ class _Kind:
         header: What its records begin with.
         current: The current schema, which records are written with and resolved to.
         known: Every schema that a record may be written with, by fingerprint.
+        registered: What the registry said, by the header of the records.
     """
 
+    name: RecordName
     header: bytes
     current: Schema
     known: dict[bytes, Schema]
+    registered: dict[bytes, Schema] = field(default_factory=dict)
 
 
 def _load(name: RecordName) -> _Kind:
     newest = current(name)
     key, newest_parsed = fingerprint(newest), _parse(newest)
     known = {old: _parse(schema) for old, schema in released(name).items()}
-    return _Kind(_SINGLE_OBJECT + key, newest_parsed, {**known, key: newest_parsed})
+    return _Kind(name, _SINGLE_OBJECT + key, newest_parsed, {**known, key: newest_parsed})
 
 
 def _parse(schema: Schema) -> Schema:
@@ -261,9 +292,45 @@ def _writer_schema(kind: _Kind, data: bytes) -> tuple[Schema, int]:
             raise WireError("unknown_schema", f"no released schema has the fingerprint {key.hex()}")
         return kind.known[key], _SINGLE_OBJECT_HEADER_BYTES
     if data.startswith(_CONFLUENT):
-        return kind.current, _CONFLUENT_HEADER_BYTES
+        if _lookup is None:
+            return kind.current, _CONFLUENT_HEADER_BYTES
+        return _registered(kind, data[:_CONFLUENT_HEADER_BYTES], _lookup), _CONFLUENT_HEADER_BYTES
     found = f"starts with {data[:2].hex(' ')}" if data else "is empty"
     raise WireError("not_avro", f"the value {found}, no known framing")
+
+
+def _registered(kind: _Kind, header: bytes, lookup: SchemaLookup) -> Schema:
+    """Return the schema that the registry has for the id in a header."""
+    schema = kind.registered.get(header)
+    if schema is None:
+        if len(header) < _CONFLUENT_HEADER_BYTES:
+            raise WireError("corrupt", "the value ends within its header")
+        schema_id = int.from_bytes(header[len(_CONFLUENT) :], "big")
+        schema = kind.registered[header] = _understood(kind, schema_id, lookup(schema_id))
+    return schema
+
+
+def _understood(kind: _Kind, schema_id: int, schema: Schema | None) -> Schema:
+    """Return a schema of the registry as fastavro takes it, if records of this kind can be read with it."""
+    if schema is None:
+        raise WireError("unknown_schema", f"the registry has no Avro schema of the id {schema_id}")
+    try:
+        key = fingerprint(schema)
+        if key in kind.known:
+            return kind.known[key]
+        parsed, last = _parse(schema), schema["fields"][-1]
+        ends_with_vector = last["name"] == "vector" and fingerprint(last["type"]) == _FLOATS
+    # A registry holds whatever was put there.
+    except Exception as error:
+        told = f"the registry's schema of the id {schema_id} can't be used: {type(error).__name__} {error}"
+        raise WireError("unknown_schema", told.rstrip()) from error
+    if parsed["name"] != kind.current["name"]:
+        told = f"the id {schema_id} is of {parsed['name']} in the registry, not of {kind.current['name']}"
+        raise WireError("unknown_schema", told)
+    if kind.name == "embedding" and not ends_with_vector:
+        told = f"the registry's schema of the id {schema_id} does not end with a vector of floats"
+        raise WireError("unknown_schema", told)
+    return parsed
 
 
 def _vector_blocks(data: bytes, position: int) -> list[tuple[int, int]]:
@@ -318,5 +385,6 @@ def _refuse_surrogate(error: UnicodeEncodeError) -> NoReturn:
     raise WireError("invalid", f"a string holds the lone surrogate {what}, which UTF-8 can't say") from error
 
 
+_lookup: SchemaLookup | None = None
 _DOCUMENT = _load("document")
 _EMBEDDING = _load("embedding")

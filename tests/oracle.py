@@ -27,9 +27,10 @@ _PARSED = {name: _schema(name) for name in ("document", "embedding")}
 
 
 def decode(name: str, value: bytes) -> dict[str, Any]:
-    """A record in Avro single-object encoding: two magic bytes, eight of fingerprint, the datum."""
-    assert value[:2] == b"\xc3\x01"
-    record = fastavro.schemaless_reader(io.BytesIO(value[10:]), _PARSED[name], None)
+    """A record: two magic bytes, eight of fingerprint, the datum; or a zero, four bytes of id, the datum."""
+    assert value[:2] == b"\xc3\x01" or value[:1] == b"\0"
+    start = 10 if value[:2] == b"\xc3\x01" else 5
+    record = fastavro.schemaless_reader(io.BytesIO(value[start:]), _PARSED[name], None)
     assert isinstance(record, dict)
     return record
 

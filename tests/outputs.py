@@ -13,6 +13,7 @@ from confluent_kafka import Message, Producer
 from numpy.typing import NDArray
 
 from embedstream.kafka import make_producer
+from schemas.avro import confluent_header
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.deletion import passed_on_headers
 from schemas.records import Document, Segment, SourcePosition, embedding_id
@@ -35,13 +36,17 @@ def unit_vector(seed: str, dim: int = DIM) -> NDArray[np.float32]:
 
 @dataclass
 class Outputs:
-    """Writes embeddings, deletions and dead letters as a consumer daemon writes them."""
+    """Writes embeddings, deletions and dead letters as a consumer daemon writes them.
+
+    With a `schema_id`, embeddings are framed as with a registry.
+    """
 
     topics: Topics
     partitions: int = 3
     dim: int = DIM
     model: str = "test"
     fingerprint: str = "f00d"
+    schema_id: int | None = None
     producer: Producer = field(init=False)
     _offsets: dict[int, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -88,6 +93,8 @@ class Outputs:
                 "embedded_at": 1_700_000_000_000 + version,
             }
             value = encode_embedding(fields, unit_vector(text + self.fingerprint, self.dim))
+            if self.schema_id is not None:
+                value = confluent_header(self.schema_id) + value[10:]
             self._produce(self.topics.embeddings, value, fields["id"].encode(), source[0], [])
         return source
 

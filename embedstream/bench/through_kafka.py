@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import KafkaException
 
 from embedstream.kafka import make_admin, make_producer
-from embedstream.settings import KafkaSettings, Settings
+from embedstream.settings import CacheSettings, KafkaSettings, SchemaRegistrySettings, Settings
 from embedstream.topics import create_topics
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def measure_kafka(settings: Settings, texts: Sequence[str]) -> KafkaRun:
     consumer = settings.consumer.model_copy(update=changed)
     with _topics(kafka, name):
         _send(kafka, texts, settings.producer.segment_bytes)
-        return _run(settings.model_copy(update={"kafka": kafka, "consumer": consumer}), len(texts))
+        # What is measured is the encoder, and a registry would keep the topics' subjects.
+        others = {"cache": CacheSettings(), "schema_registry": SchemaRegistrySettings()}
+        own = {"kafka": kafka, "consumer": consumer, **others}
+        return _run(settings.model_copy(update=own), len(texts))
 
 
 @contextlib.contextmanager

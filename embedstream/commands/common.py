@@ -49,11 +49,19 @@ class Exit(IntEnum):
 
 
 def load(context: typer.Context, **flags: object) -> Loaded:
-    """The settings with this command's flags; `kafka__documents_topic` is kafka.documents_topic."""
+    """The settings with this command's flags; `kafka__documents_topic` is kafka.documents_topic.
+
+    Where they name a schema registry, records are read with it from now on.
+    """
     from embedstream.logs import configure
 
     configure()
-    return load_with_sources(context.obj, {k.replace("__", "."): v for k, v in flags.items()})
+    loaded = load_with_sources(context.obj, {k.replace("__", "."): v for k, v in flags.items()})
+    if loaded.settings.schema_registry.url is not None:
+        from embedstream.registry import read_ids
+
+        read_ids(loaded.settings.schema_registry)
+    return loaded
 
 
 def report(document: Any, lines: Iterable[str], as_json: bool) -> None:

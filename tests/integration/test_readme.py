@@ -35,6 +35,7 @@ def test_the_readers_script_needs_nothing_but_kafka_and_avro() -> None:
 def test_the_readers_script_reads_every_record(embedded_broker: BrokerHandle, tmp_path: Path) -> None:
     outputs = Outputs(make_topics(embedded_broker.bootstrap))
     for number in range(20):
+        outputs.schema_id = 5 if number % 2 else None  # as with a registry, and without
         outputs.embed(f"document-{number}", passages=3)
     outputs.delete("document-7", 2)
     outputs.flush()

@@ -7,6 +7,7 @@ import numpy as np
 from consumer.encoder import ModelInfo
 from consumer.outbound import ItemRecords, OutputLayout, build_records
 from consumer.records import EmbeddedWindow, Failure, Item, Window
+from schemas.avro import confluent_header
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.deletion import deletion_source, deletion_version
 from schemas.records import SourcePosition
@@ -44,6 +45,15 @@ def test_a_document_becomes_an_embedding_for_each_passage_in_order() -> None:
     assert one.records[0].key == first.id.encode()
     assert uuid.UUID(first.id).version == 5
     assert one.failure is None
+
+
+def test_embeddings_begin_with_what_the_layout_says_and_dead_letters_do_not() -> None:
+    header = confluent_header(258)
+    registered, refused = built(a_document(lengths=(3, 4)), a_refusal(), embeddings_header=header)
+    plain, _ = built(a_document(lengths=(3, 4)), a_refusal())
+    for one, other in zip(registered.records, plain.records, strict=True):
+        assert one.value == header + (other.value or b"")[10:]
+    assert refused.records[0].value == b"bad"
 
 
 def test_embeddings_go_to_the_inputs_partition_modulo_the_outputs_count() -> None:

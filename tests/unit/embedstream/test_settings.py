@@ -92,3 +92,58 @@ def test_a_secret_of_the_wrong_type_is_not_told(monkeypatch: pytest.MonkeyPatch)
         load()
     except ConfigError as error:
         assert "hunter2" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("redis://me:hunter2@cache.example:6379/1", "redis://********@cache.example:6379/1"),
+        ("rediss://:hunt@er2:@cache.example", "rediss://********@cache.example"),
+        (
+            "redis://cache.example?db=1&password=hunter2&x=1",
+            "redis://cache.example?db=1&password=********&x=1",
+        ),
+        ("redis://cache.example:6379/0", "redis://cache.example:6379/0"),
+    ],
+)
+def test_passwords_in_a_url_are_hidden(url: str, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDSTREAM_CACHE__URL", url)
+    loaded = load_with_sources()
+    assert loaded.settings.cache.url == url
+    rows = list(shown(loaded))
+    assert ("cache.url", seen, "EMBEDSTREAM_CACHE__URL") in rows
+    assert not any("hunt" in str(row) or "er2" in str(row) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hunter2@cache",
+        "me:hunter2@cache:6379",
+        "redis://:hunter2@",
+        "redis://h:hunter2",
+        "hunter2",
+        "redis://h/hunter2",
+        "redis://:a/hunter2@h",
+    ],
+)
+def test_a_wrong_url_is_told_without_itself(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDSTREAM_CACHE__URL", url)
+    with pytest.raises(ConfigError, match=r"cache.url \(from EMBEDSTREAM_CACHE__URL\) is wrong") as error:
+        load()
+    assert "hunter2" not in str(error.value)
+    assert "redis://" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "seconds"), [("90s", 90), ("15m", 900), ("12h", 43_200), ("7d", 604_800), ("60", 60)]
+)
+def test_a_time_is_seconds_or_has_a_unit(ttl: str, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDSTREAM_CACHE__TTL", ttl)
+    assert load().cache.ttl == seconds
+
+
+@pytest.mark.parametrize("ttl", ["0s", "1w", "d", "-1d", "1.5h"])
+def test_a_time_that_is_none_is_refused(ttl: str) -> None:
+    with pytest.raises(ConfigError, match=r"cache\.ttl"):
+        load(flags={"cache.ttl": ttl})
