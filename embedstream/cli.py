@@ -21,6 +21,7 @@ from embedstream.commands import (
     model,
     produce,
     search,
+    status,
     topics,
     verify,
 )
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(produce.produce)
 app.command()(estimate.estimate)
 app.command()(consume.consume)
+app.command()(status.status)
 app.command()(verify.verify)
 app.command()(demo.demo)
 app.command()(broker.broker)
