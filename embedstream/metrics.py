@@ -300,7 +300,7 @@ class Metrics:
     def __init__(self, role: Role = "consumer") -> None:
         """Declares the metrics that a process of this role exports."""
         # When each series began is what process_start_time_seconds tells.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.enable(role)

@@ -124,6 +124,9 @@ def test_a_budget_stops_the_daemon_with_its_own_code_and_everything_delivered(
     assert "Traceback" not in daemon.log
     done = sum(committed(topics).values())
     assert 0 < done < 600
+    # What was encoded by then: a window in delivery and one behind it.
+    after = daemon.log.partition('"budget_used_up"')[2]
+    assert after.count('"window_delivered"') <= 2
     assert verified(topics)
     # Started again by a supervisor, it ends at once: the money is gone.
     again = daemons.start(topics, *flags, load_seconds=20.0)
