@@ -17,11 +17,11 @@ def _each(
     return Panel(title, description, unit, (Query(expr, legend),), **more)
 
 
-def fleet() -> dict[str, Any]:
-    """The dashboard's JSON."""
+def _stages() -> tuple[Panel, ...]:
+    """Where a daemon spends its time."""
     rate = f"rate(embedstream_stage_duration_seconds_sum{ONE}[$__rate_interval])"
     buckets = f"rate(embedstream_stage_duration_seconds_bucket{ONE}[$__rate_interval])"
-    stages = (
+    return (
         _each(
             "Time in stages",
             "Seconds of work a second, by stage: the one near 1 is the bottleneck. It should be encode.",
@@ -63,7 +63,11 @@ def fleet() -> dict[str, Any]:
             "{{instance}} {{stage}}",
         ),
     )
-    batches = (
+
+
+def _batches() -> tuple[Panel, ...]:
+    """What the encoder is given."""
+    return (
         _each(
             "Tokens of a batch",
             "Mean of the batches that were encoded, padding included.",
@@ -105,7 +109,11 @@ def fleet() -> dict[str, Any]:
             "{{instance}} {{result}}",
         ),
     )
-    gpu = (
+
+
+def _gpu() -> tuple[Panel, ...]:
+    """The card; empty without one."""
+    return (
         Panel(
             "GPU memory",
             "In use by anyone, reserved by the daemon, and all there is.",
@@ -131,7 +139,11 @@ def fleet() -> dict[str, Any]:
             most=1,
         ),
     )
-    kafka = (
+
+
+def _kafka() -> tuple[Panel, ...]:
+    """Partitions, transactions, ages."""
+    return (
         _each(
             "Lag by partition",
             "Records that the group has not committed; all daemons tell all partitions, the highest counts.",
@@ -173,7 +185,11 @@ def fleet() -> dict[str, Any]:
             "{{instance}} {{clock}}",
         ),
     )
-    process = (
+
+
+def _process() -> tuple[Panel, ...]:
+    """The process itself."""
+    return (
         _each(
             "Memory of the process",
             "Resident memory: what the system counts.",
@@ -195,16 +211,20 @@ def fleet() -> dict[str, Any]:
             f" (rate(embedstream_metrics_refused_total{ONE}[$__rate_interval]))",
         ),
     )
+
+
+def fleet() -> dict[str, Any]:
+    """The dashboard's JSON."""
     return dashboard(
         "embedstream-fleet",
         "embedstream: fleet",
         "What each daemon does, and where it loses time.",
         (
-            Row("Stages", stages),
-            Row("Batches", batches),
-            Row("GPU", gpu),
-            Row("Kafka", kafka),
-            Row("Process", process),
+            Row("Stages", _stages()),
+            Row("Batches", _batches()),
+            Row("GPU", _gpu()),
+            Row("Kafka", _kafka()),
+            Row("Process", _process()),
         ),
         (
             variable("job", "Job", "label_values(embedstream_consumer_info, job)"),

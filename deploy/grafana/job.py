@@ -16,10 +16,9 @@ def _stat(title: str, description: str, unit: str, expr: str, **more: Any) -> Pa
     return Panel(title, description, unit, (Query(expr, "{{group}}"),), "stat", width=4, height=4, **more)
 
 
-def job() -> dict[str, Any]:
-    """The dashboard's JSON."""
-    left = f"max by (job, group, topic, bound) (embedstream_job_time_left_seconds{OF_JOB})"
-    now = (
+def _now() -> tuple[Panel, ...]:
+    """How far, how long."""
+    return (
         Panel(
             "Percent done",
             "Share of the bytes of all documents that were there when the job began and are committed.",
@@ -52,6 +51,12 @@ def job() -> dict[str, Any]:
             width=8,
             height=4,
         ),
+    )
+
+
+def _rates() -> tuple[Panel, ...]:
+    """How many of what."""
+    return (
         _stat(
             "Records an hour",
             "Documents, or segments of large ones, that were committed: embedded, dead-lettered or deleted.",
@@ -104,7 +109,11 @@ def job() -> dict[str, Any]:
 - max {BY} (embedstream_job_bytes{OF_JOB[:-1]}, state="done"}})""",
         ),
     )
-    money = (
+
+
+def _money() -> tuple[Panel, ...]:
+    """What it costs."""
+    return (
         _stat(
             "Dollars so far",
             "What all daemons of the group have cost, those that are gone included.",
@@ -144,7 +153,12 @@ def job() -> dict[str, Any]:
             height=4,
         ),
     )
-    charts = (
+
+
+def _charts() -> tuple[Panel, ...]:
+    """The same over time."""
+    left = f"max by (job, group, topic, bound) (embedstream_job_time_left_seconds{OF_JOB})"
+    return (
         Panel(
             "Progress",
             "Percent done over time; a straight line is a steady job.",
@@ -200,7 +214,11 @@ def job() -> dict[str, Any]:
             width=12,
         ),
     )
-    producer = (
+
+
+def _producer() -> tuple[Panel, ...]:
+    """What became of the corpus."""
+    return (
         Panel(
             "Documents of the corpus",
             "What became of them, as the producer told last within the hour.",
@@ -236,15 +254,19 @@ def job() -> dict[str, Any]:
             ),
         ),
     )
+
+
+def job() -> dict[str, Any]:
+    """The dashboard's JSON."""
     return dashboard(
         "embedstream-job",
         "embedstream: job",
         "How far a corpus is, how fast, how long it will take and what it costs.",
         (
-            Row("Now", now),
-            Row("Money", money),
-            Row("Over time", charts),
-            Row("The corpus", producer),
+            Row("Now", (*_now(), *_rates())),
+            Row("Money", _money()),
+            Row("Over time", _charts()),
+            Row("The corpus", _producer()),
         ),
         (
             variable("job", "Job", "label_values(embedstream_build_info, job)"),

@@ -12,6 +12,15 @@ COLUMNS = 24
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # The version of the dashboard model of Grafana 10; later ones take it and bring it up to date themselves.
 SCHEMA_VERSION = 38
+_SOURCE = {
+    "name": "datasource",
+    "label": "Data source",
+    "type": "datasource",
+    "query": "prometheus",
+    "refresh": 1,
+    "current": {},
+    "options": [],
+}
 
 
 @dataclass(frozen=True)
@@ -101,15 +110,6 @@ def dashboard(
             panels.append(_panel(panel, len(panels) + 1, x, y))
             x, tallest = x + panel.width, max(tallest, panel.height)
         y += tallest
-    source = {
-        "name": "datasource",
-        "label": "Data source",
-        "type": "datasource",
-        "query": "prometheus",
-        "refresh": 1,
-        "current": {},
-        "options": [],
-    }
     return {
         "uid": uid,
         "title": title,
@@ -122,7 +122,7 @@ def dashboard(
         "refresh": "30s",
         "time": {"from": "now-6h", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": [source, *variables]},
+        "templating": {"list": [_SOURCE, *variables]},
         "annotations": {"list": [_annotation(*each) for each in annotations]},
         "links": [
             {"type": "dashboards", "tags": ["embedstream"], "title": "embedstream", "asDropdown": True}
