@@ -128,7 +128,7 @@ class GroupProgress:
         targets = self._targets
         is_another = any(ends.get(p, 0) < target for p, target in targets.items())
         if is_another:
-            self._history, self._profile, targets = History(), Profile({}), {}
+            self._profile, targets = Profile({}), {}
         is_done = all(committed.get(p, 0) >= target for p, target in targets.items())
         has_more = any(end > targets.get(p, 0) for p, end in ends.items())
         if self._job_began and not is_another and not (is_done and has_more):
@@ -136,6 +136,8 @@ class GroupProgress:
         ranges = {p: (max(starts[p], targets.get(p, 0)), end) for p, end in ends.items()}
         self._profile = self._extended(ranges)
         self._targets, self._job_began = dict(ends), time.time()
+        # Idle hours before a job are no slow rate.
+        self._history = History()
 
     def _extended(self, ranges: Mapping[int, tuple[int, int]]) -> Profile:
         """The profile with what was appended since."""
