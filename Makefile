@@ -41,6 +41,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.backlog
 
 lint: $(INSTALLED)
+	$(BIN)/python -m deploy.grafana.generate --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

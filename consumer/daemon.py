@@ -31,6 +31,7 @@ from consumer.embed import Embedder
 from consumer.encoder import Encoder, ModelInfo
 from consumer.encoder_thread import EncoderThread
 from consumer.garbage import rare_collections
+from consumer.gpu import watch_gpu
 from consumer.liveness import Liveness
 from consumer.outbound import OutputLayout
 from consumer.ownership import Ownership
@@ -40,6 +41,7 @@ from consumer.position import place
 from consumer.prepare import Preparer
 from consumer.queues import BoundedQueue
 from consumer.records import EmbeddedWindow, Polled, Window
+from consumer.reporting import Reporting
 from consumer.split import SPLITTER_VERSION
 from consumer.topics import Topics
 from consumer.transaction import PENDING_TIMEOUTS, TransactionalDelivery
@@ -65,6 +67,8 @@ REVOKE_SECONDS = 2.0
 # A revoke that takes longer looks like partitions that nobody has; more than it should ever take.
 LEAST_PATIENCE_SECONDS = REVOKE_SECONDS + 3.0
 DRAINED_CHECK_SECONDS = 0.5
+# How long the end waits for the money that was spent to be written down.
+WRITE_DOWN_SECONDS = 6.0
 STATISTICS_SECONDS = 1.0
 MAIN_LOOK_SECONDS = 0.2
 STOP_MEND = "start the daemon again: it is read again; consumer.stop_seconds gives it more time"
@@ -108,6 +112,7 @@ class Daemon:
         self._ending_since = 0.0
         self._failure: BaseException | None = None
         self._redis: Redis | None = None
+        self._reason: EmbedstreamError | None = None
         self._is_starting = True
         self._delivered = False
 
@@ -116,7 +121,9 @@ class Daemon:
         """What the process ends with if it can't end by itself from here on."""
         if self._failure is not None:
             return getattr(self._failure, "exit_code", EmbedstreamError.exit_code)
-        return 0 if self._delivered else TryAgainError.exit_code
+        if not self._delivered:
+            return TryAgainError.exit_code
+        return 0 if self._reason is None else self._reason.exit_code
 
     def stop(self) -> None:
         """Asks the daemon to deliver what is encoded, leave the group and return."""
@@ -135,10 +142,29 @@ class Daemon:
         # As long as it is starting there is nothing to deliver and no group to leave.
         while worker.is_alive() and not (self._is_ending() and self._is_starting):
             worker.join(MAIN_LOOK_SECONDS)
-        if self._failure is not None:
-            raise self._failure
+        for error in (self._failure, self._reason):
+            if error is not None:
+                raise error
+
+    def _stop_because(self, reason: EmbedstreamError) -> None:
+        """Stops as if asked to, and says why once all is delivered."""
+        self._reason = self._reason or reason
+        self.stop()
 
     def _work(self) -> None:
+        reporting = Reporting(self._settings, self.metrics, self.ending, self._stop_because)
+        reporting.start()
+        try:
+            self._load_and_consume()
+        except BaseException as error:
+            # Before the end is told to anyone: what waits for it asks for the failure.
+            self._fail(error)
+        finally:
+            self._is_starting = False
+            self.stop()
+            reporting.join(WRITE_DOWN_SECONDS)
+
+    def _load_and_consume(self) -> None:
         admin = make_admin(self._settings.kafka)
         topics = None if self._prepare else self._find_topics(admin)
         self._redis = connect(self._settings.cache)
@@ -214,6 +240,13 @@ class Daemon:
             stopping=self._is_ending,
             moved=progressed,
             cache=cache,
+        )
+        watch_gpu(
+            self.metrics,
+            encoder.info,
+            self._settings.encoder,
+            embedder.tokens_per_second,
+            embedder.passage_tokens,
         )
         preparer = Preparer(
             inputs,

@@ -244,12 +244,16 @@ class Deliverer:
     def _account(self, items: Sequence[ItemRecords], window: int, started: float) -> None:
         """Counts what was committed, and says so in one line."""
         metrics = self._metrics
-        passages = newest = 0
+        passages = newest = size = 0
+        offsets: dict[int, list[int]] = {}
         results: Counter[str] = Counter()
         for each in items:
             if isinstance(each.item, EndOfPartition):
                 continue
-            newest = max(newest, each.item.input.timestamp)
+            source = each.item.input
+            newest = max(newest, source.timestamp)
+            size += len(source.value or b"")
+            offsets.setdefault(source.partition, [source.offset, 0])[1] = source.offset
             if each.failure is not None:
                 results["dead_letter"] += 1
                 metrics.dead_letters_total.labels(reason=each.failure.reason.value).inc()
@@ -262,6 +266,7 @@ class Deliverer:
             metrics.records_total.labels(stage="deliver", result=result).inc(count)
         now = time.time()
         metrics.passages_total.inc(passages)
+        metrics.input_bytes_total.inc(size)
         metrics.transactions_total.labels(result="committed").inc()
         metrics.last_commit_timestamp_seconds.set(now)
         if newest:
@@ -271,6 +276,7 @@ class Deliverer:
         _log.info(
             "window_delivered",
             window=window,
+            offsets=offsets,
             records=results.total(),
             passages=passages,
             dead_letters=results["dead_letter"],

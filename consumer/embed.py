@@ -59,12 +59,17 @@ class Embedder:
         self._moved = moved
         self._cache = cache
         self._rate: float | None = None
+        self._passage_tokens = 0.0
         self._busy = False
         self._token_budget = encoder.token_budget
 
     def tokens_per_second(self) -> float | None:
         """The encoder's rate over recent windows; None until the first is done."""
         return self._rate
+
+    def passage_tokens(self) -> float:
+        """Mean length of the last window's passages, in tokens; 0 before the first."""
+        return self._passage_tokens
 
     def is_idle(self) -> bool:
         """Whether the encoder waits for a window."""
@@ -92,6 +97,7 @@ class Embedder:
         outcomes = (
             self._recalled(self._cache, window) if self._cache else self._encoded(distinct, len(distinct))
         )
+        self._count(window, outcomes, places)
         self._metrics.duplicate_passages_total.inc(len(places) - len(distinct))
         return EmbeddedWindow(window, tuple(outcomes[place] for place in places))
 
@@ -118,8 +124,23 @@ class Embedder:
         # The few that a cache did not know make no full batches: by their rate, windows would shrink.
         if tokens and 2 * len(passages) >= distinct:
             rate = tokens / max(seconds, 1e-6)
+            self._passage_tokens = tokens / len(passages)
             self._rate = rate if self._rate is None else RATE_WEIGHT * rate + (1 - RATE_WEIGHT) * self._rate
         return outcomes
+
+    def _count(
+        self, window: Window, outcomes: Sequence[NDArray[np.float32] | Failure], places: Sequence[int]
+    ) -> None:
+        records = len(window.documents)
+        failed = 0
+        # Hardly ever is there a failure to look for.
+        if any(isinstance(each, Failure) for each in outcomes):
+            each_place = iter(places)
+            for document in window.documents:
+                own = [outcomes[next(each_place)] for _ in document.passages]
+                failed += any(isinstance(each, Failure) for each in own)
+        self._metrics.records_total.labels(stage="encode", result="ok").inc(records - failed)
+        self._metrics.records_total.labels(stage="encode", result="dead_letter").inc(failed)
 
     def _stopping_at_a_batch(self) -> bool:
         self._moved()

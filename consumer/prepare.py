@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -128,13 +129,24 @@ class Preparer:
         self._moved()
         with self._metrics.stage_duration_seconds.labels(stage="decode").time():
             decoded = [each if isinstance(each, EndOfPartition) else decode(each) for each in chunk]
+        self._count("decode", decoded)
         with self._metrics.stage_duration_seconds.labels(stage="split").time():
             items = split(decoded, self._splitter)
+        self._count("split", items)
         for item in items:
             if isinstance(item, SplitDocument) and item.truncated:
                 self._metrics.truncated_total.inc()
         self._moved()
         return items
+
+    def _count(self, stage: str, items: Sequence[object]) -> None:
+        kinds = Counter(map(type, items))
+        refused, deleted = kinds[Refused], kinds[Deletion]
+        done = len(items) - refused - deleted - kinds[EndOfPartition]
+        results = {"ok": done, "dead_letter": refused, "deletion": deleted}
+        for result, count in results.items():
+            if count:
+                self._metrics.records_total.labels(stage=stage, result=result).inc(count)
 
     def _put(self, window: Window) -> None:
         # Found out on this thread: the device need not wait for it.

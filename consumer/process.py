@@ -11,7 +11,7 @@ from consumer.daemon import Daemon
 from consumer.encoder import Encoder, ModelInfo
 from consumer.watchdog import watch_the_end
 from embedstream.logs import get_logger
-from embedstream.metrics import serve
+from embedstream.metrics_server import serve
 from embedstream.settings import Settings
 
 __all__ = ["run_daemon"]

@@ -23,6 +23,7 @@ from embedstream.commands import (
     produce,
     replay,
     search,
+    status,
     topics,
     verify,
 )
@@ -42,6 +43,7 @@ app.command()(estimate.estimate)
 app.command()(consume.consume)
 app.command()(replay.replay)
 app.command()(cutover.cutover)
+app.command()(status.status)
 app.command()(verify.verify)
 app.command()(demo.demo)
 app.command()(broker.broker)

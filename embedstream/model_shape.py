@@ -13,7 +13,7 @@ from embedstream.settings import EncoderSettings
 if TYPE_CHECKING:
     from consumer.split import Splitter
 
-__all__ = ["open_model"]
+__all__ = ["open_model", "shape_of"]
 
 # The published shapes of the two models that people begin with: family, layers, width, width of the
 # feed-forward part, window, length of a vector. Both have the vocabulary of the bundled model.
@@ -63,6 +63,18 @@ def open_model(settings: EncoderSettings) -> tuple[Splitter, ModelShape, str]:
     dim = min(settings.truncate_dim or dim, dim)
     shape = ModelShape(settings.model, family, layers, hidden, intermediate, window, dim)
     return Splitter(Tokenizer.from_file(str(file)), window, prompt=_prompt(folder)), shape, basis
+
+
+def shape_of(settings: EncoderSettings) -> ModelShape:
+    """Find a model's shape alone.
+
+    Raises:
+        ConfigError: The model is not at hand, or is of no BERT-like architecture.
+    """
+    from consumer.model_files import find_model
+
+    family, layers, hidden, intermediate, window, dim = _shape(find_model(settings.model))
+    return ModelShape(settings.model, family, layers, hidden, intermediate, window, dim)
 
 
 def _shape(folder: Path) -> tuple[str, int, int, int, int, int]:

@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -51,7 +60,7 @@ ENV_PREFIX = "EMBEDSTREAM_"
 FILE_NAME = "embedstream.toml"
 # Parts of a setting's name, or of a librdkafka property's, that make its value a secret.
 SECRET_WORDS = (
-    *("password", "secret", "token", "key.pem", "api_key", "oauthbearer.config", "jaas"),
+    *("password", "secret", ".token.", "key.pem", "api_key", "oauthbearer.config", "jaas"),
     # With hosted registries it is one half of a key.
     "schema_registry.username",
 )
@@ -185,16 +194,29 @@ class ConsumerSettings(_Section):
 
 
 class MetricsSettings(_Section):
-    """Where `/metrics` listens. Port 0 takes a free one, -1 switches it off."""
+    """Where `/metrics` listens. Port 0 takes a free one, -1 switches it off.
+
+    `token` is a bearer token that `/metrics` asks for; `progress_seconds` is how often Kafka is asked how far
+    the group is.
+    """
 
     host: NonEmpty = "127.0.0.1"
     port: Annotated[int, Field(ge=-1, le=65_535)] = 9400
+    token: Annotated[str, Field(pattern=r"^[!-~]+$")] | None = None
+    progress_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
 
 
 class CostSettings(_Section):
-    """Dollars an hour for this machine."""
+    """Dollars an hour for this machine, and how many the group may spend before its daemons stop."""
 
-    price_per_hour: Annotated[float, Field(gt=0)] | None = None
+    price_per_hour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _budget_needs_a_price(self) -> CostSettings:
+        if self.budget is not None and self.price_per_hour is None:
+            raise ValueError("a budget needs a price: set cost.price_per_hour (--price-per-hour)")
+        return self
 
 
 class ExportSettings(_Section):
@@ -281,7 +303,7 @@ def shown(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
     """Yields (name, value, source) for every setting, with secrets hidden."""
     for path, value in _leaves(loaded.settings.model_dump()):
         name = ".".join(path)
-        secret = any(word in name.lower() for word in SECRET_WORDS) and value not in (None, "")
+        secret = _is_secret(name) and value not in (None, "")
         yield name, "********" if secret else without_secrets(str(value)), loaded.source(name)
 
 
@@ -378,10 +400,16 @@ def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigErro
         known = [".".join(path) for path, _ in _leaves(Settings().model_dump())]
         return ConfigError(f"{name} (from {source}) is no setting", _suggestion(name, known))
     value = first["input"]
-    hidden = any(word in name.lower() for word in SECRET_WORDS) or isinstance(value, dict)
+    hidden = _is_secret(name) or isinstance(value, dict)
     # A URL may hold a password, and one that is wrong may hold it anywhere.
     told = "" if hidden or name.endswith(".url") else f" = {value!r}"
     return ConfigError(f"{name}{told} (from {source}) is wrong", _mend(first["msg"]))
+
+
+def _is_secret(name: str) -> bool:
+    # By its end, or the tokens of an encoder would be hidden as well.
+    lowered = name.lower()
+    return lowered.endswith("token") or any(word in lowered for word in SECRET_WORDS)
 
 
 def _mend(message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from producer.ledger_recovery import recover
 __all__ = ["Topic", "connect", "open_ledger"]
 
 _TIMEOUT_SECONDS = 10.0
+# A topic's name may have 249 characters, a file's 255, and SQLite puts suffixes behind it.
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,9 @@ def _path(setting: str, identity: Identity) -> Path:
     # A topic that is made anew has another id, and gets another ledger.
     parts = (identity.topic, identity.cluster_id, identity.topic_id)
     name = "-".join(_as_name(part) for part in parts if part)
+    if len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+        name = f"{name[: _LONGEST_NAME - len(digest)]}-{digest}"
     return Path(state) / "embedstream" / f"{name}.ledger"
 
 

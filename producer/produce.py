@@ -15,7 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from embedstream.errors import UsageError
-from embedstream.metrics import Metrics, serve
+from embedstream.metrics import Metrics
+from embedstream.metrics_server import serve
 from embedstream.settings import ProducerSettings, Settings
 from producer.corpus import Corpus, open_corpus
 from producer.open_ledger import connect, open_ledger
@@ -57,7 +58,7 @@ def produce(paths: Sequence[str | Path], settings: Settings, *, progress: bool) 
         if ledger is not None:
             stack.enter_context(ledger)
         shown = stack.enter_context(Progress(shown=progress, measure=lambda: _sizes(corpus)))
-        metrics = Metrics()
+        metrics = Metrics("producer")
         serve(metrics, settings.metrics.model_copy(update={"port": settings.producer.metrics_port}))
         run = Run(corpus, settings, topic, ledger, stop, shown, metrics)
         run.go()

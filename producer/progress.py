@@ -80,6 +80,11 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    @property
+    def total(self) -> int | None:
+        """Bytes of all files; None until they are added up."""
+        return self._total
+
     def read(self, count: int) -> None:
         """Count bytes taken from the disk."""
         self.bytes_read += count

@@ -6,6 +6,7 @@ One thread does it all, the Kafka client's own and the reader processes aside.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections import Counter
@@ -36,6 +37,8 @@ __all__ = ["Run"]
 _COMMIT_ROWS = 4000
 # And how long they wait at most: what a kill leaves unwritten is read from the topic.
 _COMMIT_SECONDS = 2.0
+# A chunk takes long at a low rate: how old the metrics may be.
+_COUNT_SECONDS = 0.5
 # What one reader gets at a time; the list of its files has to fit into a pipe.
 _TASK_BYTES = 1024 * 1024
 _TASK_FILES = 200
@@ -75,6 +78,7 @@ class Run:
         self._shown = shown
         self._metrics = metrics
         self._counted: Counter[str] = Counter()
+        self._count_due = 0.0
         self._corpus = corpus
         self._limit = RateLimit(settings.producer.rate)
         self._refused, self._noticed = Tally(), Tally()
@@ -192,6 +196,8 @@ class Run:
             try:
                 changes.sent(document, sender.send(document, where, above))
                 self._limit.wait(sender.queued_bytes, lambda: not self._goes_on())
+                if time.monotonic() > self._count_due:
+                    self._count()
             except RefusedError as error:
                 refusal = error.at(where)
                 self._refuse(refusal)
@@ -211,6 +217,7 @@ class Run:
 
     def _count(self) -> None:
         """Bring the metrics up to date."""
+        self._count_due = time.monotonic() + _COUNT_SECONDS
         sender, changes = self._sender, self._changes
         documents = {
             "sent": sender.documents,
@@ -223,11 +230,16 @@ class Run:
         for counter, now in (
             (self._metrics.documents_total, documents),
             (self._metrics.corpus_bytes_total, read),
+            (self._metrics.refused_documents_total, self._refused.counts),
         ):
             for result, count in now.items():
                 child = counter.labels(result)
                 child.inc(count - self._counted[f"{counter} {result}"])
                 self._counted[f"{counter} {result}"] = count
+        self._metrics.produced_records_total.inc(sender.records - self._counted["records"])
+        self._counted["records"] = sender.records
+        total = self._shown.total
+        self._metrics.corpus_size_bytes.set(math.nan if total is None else total)
 
     def _settle(self) -> None:
         """Wait until everything has arrived, and write it down."""

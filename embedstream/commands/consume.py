@@ -64,6 +64,9 @@ def consume(
     price_per_hour: Annotated[
         float | None, typer.Option("--price-per-hour", help="Dollars an hour of this machine.")
     ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", help="Dollars after which the daemon stops, with exit code 3.")
+    ] = None,
     metrics_host: Annotated[str | None, typer.Option("--metrics-host", help="Address of /metrics.")] = None,
     metrics_port: Annotated[
         int | None,
@@ -99,6 +102,7 @@ def consume(
         consumer__expired_offsets=expired_offsets,
         consumer__max_dead_letter_ratio=max_dead_letter_ratio,
         cost__price_per_hour=price_per_hour,
+        cost__budget=budget,
         metrics__host=metrics_host,
         metrics__port=metrics_port,
     ).settings

@@ -153,7 +153,8 @@ def _done(port: int) -> int | None:
         return None
     if "embedstream_model_info{" not in text:
         return None
-    found = [line for line in text.splitlines() if line.startswith("embedstream_records_total{")]
+    lines = [line for line in text.splitlines() if line.startswith("embedstream_records_total{")]
+    found = [line for line in lines if 'stage="deliver"' in line]
     return sum(int(float(line.rsplit(" ", 1)[1])) for line in found)
 
 

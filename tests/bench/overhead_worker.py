@@ -29,7 +29,9 @@ from consumer.prepare import decode, split
 from consumer.records import EmbeddedWindow, Input, Window
 from embedstream.kafka import make_producer
 from embedstream.logs import configure
-from embedstream.settings import KafkaSettings, load
+from embedstream.metrics import Metrics, declared
+from embedstream.metrics_server import serve
+from embedstream.settings import KafkaSettings, MetricsSettings, load
 from schemas.wire import encode_document
 from tests.bench.no_model import NoModel, Shape, documents, tokenizer
 
@@ -166,8 +168,11 @@ def _records(encoder: NoModel, topic: str, shape: Shape, count: int) -> Iterator
             yield from built.records
 
 
-def daemon(flags: dict[str, Any], count: int) -> dict[str, Any]:
-    """A whole daemon with the model replaced, from its model's load until it has left the group."""
+def daemon(flags: dict[str, Any], count: int, port: int | None = None) -> dict[str, Any]:
+    """A whole daemon with the model replaced, from its model's load until it has left the group.
+
+    With a port, its metrics are served there.
+    """
     clock = Measured()
 
     def load_model() -> Encoder:
@@ -176,6 +181,8 @@ def daemon(flags: dict[str, Any], count: int) -> dict[str, Any]:
         return encoder
 
     whole = Daemon(load(flags=flags), load_model)
+    if port is not None:
+        serve(whole.metrics, MetricsSettings(port=port))
     whole.run()
     result = clock.stop()
     value = whole.metrics.registry.get_sample_value
@@ -189,11 +196,47 @@ def daemon(flags: dict[str, Any], count: int) -> dict[str, Any]:
     }
 
 
+class _Mute:
+    """Every metric at once, and none."""
+
+    def __getattr__(self, _: str) -> Callable[..., _Mute]:
+        return lambda *_, **__: self
+
+    def __enter__(self) -> _Mute:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Quiet(Metrics):
+    def __init__(self) -> None:
+        super().__init__()
+        vars(self).update({each.name: _Mute() for each in declared()})
+
+
+def silent_daemon(flags: dict[str, Any], count: int) -> dict[str, Any]:
+    """The same without any metric, or anyone that looks at the group."""
+    import consumer.daemon
+
+    vars(consumer.daemon)["Reporting"] = lambda *_: _Mute()
+    clock = Measured()
+
+    def load_model() -> Encoder:
+        encoder = NoModel()
+        clock.start()
+        return encoder
+
+    Daemon(load(flags=flags), load_model, _Quiet()).run()
+    return clock.stop() | {"passages": count}
+
+
 JOBS: dict[str, Callable[..., Any]] = {
     "feed": feed,
     "tokenizer": tokenizer_alone,
     "producer": producer_alone,
     "daemon": daemon,
+    "silent_daemon": silent_daemon,
 }
 
 

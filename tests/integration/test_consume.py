@@ -200,7 +200,9 @@ def test_metrics_tell_what_the_topics_hold(topics: Topics, hash_daemon: Start) -
         return {name: float(value) for name, value in pairs}
 
     wait_until(
-        lambda: sum(v for k, v in scraped().items() if "records_total" in k) == 22, 10, "all is counted"
+        lambda: sum(v for k, v in scraped().items() if "records_total" in k and '"deliver"' in k) == 22,
+        10,
+        "all is counted",
     )
     found = scraped()
     embeddings = read_all(topics.bootstrap, topics.embeddings)

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from embedstream.errors import ConfigError
-from embedstream.metrics import Metrics, serve
+from embedstream.metrics import Metrics, Role
+from embedstream.metrics_server import Page, serve
 from embedstream.settings import MetricsSettings
 from tests.brokers import free_ports
 
@@ -47,3 +49,43 @@ def test_a_port_that_is_taken_is_named_with_the_mend() -> None:
     serve(Metrics(), MetricsSettings(port=port))
     with pytest.raises(ConfigError, match=r"metrics.port .* --metrics-port"):
         serve(Metrics(), MetricsSettings(port=port))
+
+
+def asked(port: int, path: str, authorization: str | None = None) -> int:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}")
+    if authorization is not None:
+        request.add_header("Authorization", authorization)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("role", ["consumer", "producer"])
+def test_metrics_ask_for_the_token_count_who_lacks_it_and_health_pages_do_not(role: Role) -> None:
+    (port,) = free_ports(1)
+    metrics = Metrics(role)
+    pages: dict[str, Page] = {"/healthz": lambda: (True, {})}
+    serve(metrics, MetricsSettings(port=port, token="s3cret"), pages)
+    assert asked(port, "/metrics") == 401
+    for wrong in ("Bearer other", "Bearer", "s3cret", "Basic s3cret", "Bearer s3cret ", "Bearer s3cr\u00e9t"):
+        assert asked(port, "/metrics", wrong) == (401 if wrong.strip() != "Bearer s3cret" else 200)
+    assert asked(port, "/anything") == 401
+    assert asked(port, "/metrics", "Bearer s3cret") == 200
+    assert asked(port, "/healthz") == 200
+    count = metrics.registry.get_sample_value
+    assert count("embedstream_metrics_refused_total", {"reason": "missing"}) == 2
+    assert count("embedstream_metrics_refused_total", {"reason": "wrong"}) == 5
+
+
+def test_a_topic_s_name_of_200_characters_is_a_label_as_it_is() -> None:
+    (port,) = free_ports(1)
+    metrics, topic = Metrics(), "t" * 198 + '"\\'
+    metrics.consumer_lag_records.labels(group="g", topic=topic, partition=0).set(7)
+    metrics.consumer_info.info({"group": "g", "topic": topic})
+    serve(metrics, MetricsSettings(port=port))
+    _, _, body = get(port, "/metrics")
+    found = {each.name: each for each in text_string_to_metric_families(body.decode())}
+    (sample,) = found["embedstream_consumer_lag_records"].samples
+    assert (sample.labels["topic"], sample.value) == (topic, 7)

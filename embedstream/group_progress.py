@@ -1,0 +1,173 @@
+"""What a consumer group has done and has to do, from Kafka: lag, members, and the estimate of the time left.
+
+    with GroupProgress(settings.kafka, "embedstream") as group:
+        snapshot = group.look()
+
+A job is what lay in the topic when it began: its ends are frozen then. When all of it is committed and there
+is more, the next job begins. What was done before is done: a daemon that is started again in the middle of a
+corpus goes on in the middle.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from confluent_kafka import IsolationLevel, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from embedstream.errors import EmbedstreamError
+from embedstream.kafka import explain, make_admin, topic_partitions
+from embedstream.offsets import GroupOffsets, end_offsets, start_offsets
+from embedstream.progress import Estimate, History, Profile, estimate
+from embedstream.settings import KafkaSettings
+from embedstream.topic_sizes import sample_sizes
+
+__all__ = ["GroupProgress", "Member", "Snapshot", "members_of"]
+
+ANSWER_SECONDS = 10.0
+# A stretch that is too short to be worth a read weighs as what lies before it.
+FEW_RECORDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A daemon of the group: its client's name, where it is, and its partitions of the documents topic."""
+
+    client_id: str
+    host: str
+    partitions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A look at a group.
+
+    Attributes:
+        job_began: Unix time at which the job's ends were frozen.
+        targets: The job's end of each partition.
+        lag: Offsets between what is committed and today's end of each partition.
+        members: Those of the group; None where the broker does not tell.
+        estimate: How far the job is.
+    """
+
+    job_began: float
+    targets: Mapping[int, int]
+    lag: Mapping[int, int]
+    members: tuple[Member, ...] | None
+    estimate: Estimate
+
+
+class GroupProgress:
+    """Looks at a group now and then; for one thread. A context manager."""
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        group: str,
+        *,
+        stopping: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            kafka: Where the group and its topic are.
+            group: The consumer group.
+            stopping: Ends a long sampling early.
+            clock: Seconds that never go back.
+        """
+        self._kafka = kafka
+        self._topic = kafka.documents_topic
+        self._group = group
+        self._stopping = stopping
+        self._clock = clock
+        self._admin = make_admin(kafka)
+        self._offsets = GroupOffsets(kafka, group)
+        self._profile = Profile({})
+        self._history = History()
+        self._targets: dict[int, int] = {}
+        self._job_began = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._offsets.__exit__()
+
+    def look(self) -> Snapshot:
+        """Ask Kafka how far the group is.
+
+        Raises:
+            ServiceUnavailableError: No broker answers.
+            ConfigError: The topic does not exist.
+        """
+        partitions = range(topic_partitions(self._admin, self._topic, "kafka.documents_topic"))
+        starts = start_offsets(self._admin, self._topic, partitions)
+        ends = end_offsets(self._admin, self._topic, partitions, IsolationLevel.READ_COMMITTED)
+        answer = self._offsets.read(self._topic, partitions)
+        committed = {p: max(starts[p], answer[p].offset if p in answer else 0) for p in partitions}
+        self._freeze(starts, ends, committed)
+        members = members_of(self._admin, self._group, self._topic)
+        owners = [each.partitions for each in members or () if each.partitions]
+        self._history.add(self._clock(), committed, self._profile, owners)
+        return Snapshot(
+            self._job_began,
+            dict(self._targets),
+            {p: max(0, ends[p] - committed[p]) for p in partitions},
+            members,
+            estimate(self._history, self._profile, owners),
+        )
+
+    def _freeze(
+        self, starts: Mapping[int, int], ends: Mapping[int, int], committed: Mapping[int, int]
+    ) -> None:
+        """Begins a job if there is none, the last is done and there is more, or the topic is another."""
+        targets = self._targets
+        is_another = any(ends.get(p, 0) < target for p, target in targets.items())
+        if is_another:
+            self._profile, targets = Profile({}), {}
+        is_done = all(committed.get(p, 0) >= target for p, target in targets.items())
+        has_more = any(end > targets.get(p, 0) for p, end in ends.items())
+        if self._job_began and not is_another and not (is_done and has_more):
+            return
+        ranges = {p: (max(starts[p], targets.get(p, 0)), end) for p, end in ends.items()}
+        self._profile = self._extended(ranges)
+        self._targets, self._job_began = dict(ends), time.time()
+        # Idle hours before a job are no slow rate.
+        self._history = History()
+
+    def _extended(self, ranges: Mapping[int, tuple[int, int]]) -> Profile:
+        """The profile with what was appended since."""
+        old = self._profile.strata
+        worth = {
+            p: (start, end)
+            for p, (start, end) in ranges.items()
+            if end - start > FEW_RECORDS or not old.get(p)
+        }
+        new = sample_sizes(self._kafka, self._topic, worth, self._stopping).strata
+        strata = {p: [*old.get(p, ()), *new.get(p, ())] for p in ranges}
+        for p, (start, end) in ranges.items():
+            if p not in worth and start < end:
+                last = strata[p].pop()
+                strata[p].append(type(last)(last.start, end, last.mean, last.error))
+        return Profile(strata)
+
+
+def members_of(admin: AdminClient, group: str, topic: str) -> tuple[Member, ...] | None:
+    """The members of a group with their partitions of a topic; None where the broker does not tell."""
+    try:
+        described = admin.describe_consumer_groups([group], request_timeout=ANSWER_SECONDS)[group].result()
+    except KafkaException as error:
+        explained: EmbedstreamError = explain(error)
+        return () if "GROUP_ID_NOT_FOUND" in str(explained) else None
+    return tuple(
+        Member(
+            each.client_id,
+            each.host,
+            tuple(sorted(p.partition for p in each.assignment.topic_partitions if p.topic == topic)),
+        )
+        for each in described.members
+    )

@@ -1,0 +1,212 @@
+"""What the daemons of a group have cost, kept in Kafka, so that it survives them.
+
+    spending = Spending(kafka, "embedstream", "pod-3", price=0.5)
+    spending.look()
+    spending.group_dollars
+
+Each daemon writes what it has cost into the compacted topic `embedstream.spending` every now and then: the
+key is a JSON list of group and instance id, the value a JSON object with `dollars`, `price_per_hour` and
+`tokens`, and the last record of a key counts. A daemon that is started again goes on from its own last
+record, so that a budget holds over restarts and over the fleet. What a daemon spent in the moments before it
+was killed is not known: at most `WRITE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
+
+from embedstream.kafka import describe_error, make_admin, make_consumer, make_producer
+from embedstream.logs import get_logger
+from embedstream.settings import KafkaSettings
+
+__all__ = ["SPENDING_TOPIC", "Money", "Spending", "projected"]
+
+SPENDING_TOPIC = "embedstream.spending"
+WRITE_SECONDS = 30.0
+READ_SECONDS = 10.0
+# Who has not written for so long is not paid for any more.
+ALIVE_SECONDS = 3 * WRITE_SECONDS
+_SETTINGS = {
+    "cleanup.policy": "compact",
+    # So that the log stays a few records a daemon.
+    "segment.ms": "600000",
+    "min.cleanable.dirty.ratio": "0.1",
+}
+
+_log = get_logger("spending")
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What one daemon has cost and encoded, what it costs an hour, and when it said so (Unix time)."""
+
+    dollars: float
+    price_per_hour: float
+    tokens: float
+    at: float
+
+
+def projected(dollars: float, price_per_hour: float, seconds_left: float | None) -> float | None:
+    """What a job will have cost at its end; None while nobody knows when that is."""
+    return None if seconds_left is None else dollars + price_per_hour * seconds_left / 3600
+
+
+class Spending:
+    """The money of a group, as one daemon or `status` sees it; for one thread."""
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        group: str,
+        instance_id: str | None = None,
+        price: float = 0.0,
+        tokens: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begins to count; connects to nothing yet.
+
+        Args:
+            kafka: Where it is kept.
+            group: Whose money it is.
+            instance_id: Of the daemon that counts; None only reads.
+            price: Dollars an hour of this daemon's machine.
+            tokens: What it has encoded since it was started.
+            clock: Seconds that never go back.
+        """
+        self._kafka = kafka
+        self._group = group
+        self._instance = instance_id
+        self._price = price
+        self._clock = clock
+        self._began = clock()
+        self._tokens = tokens
+        self._before = Money(0.0, 0.0, 0.0, 0.0)
+        self._written: float | None = None
+        self._consumer: Consumer | None = None
+        self._producer: Producer | None = None
+        self._caught_up = False
+        self._known: dict[str, Money] = {}
+
+    @property
+    def dollars(self) -> float:
+        """What this daemon has cost, its earlier lives included."""
+        return self._before.dollars + max(0.0, self._clock() - self._began) * self._price / 3600
+
+    @property
+    def group_dollars(self) -> float:
+        """What all daemons of the group have cost, those that are gone included, as of the last look."""
+        others = sum(each.dollars for name, each in self._known.items() if name != self._instance)
+        return others + (self.dollars if self._instance is not None else 0.0)
+
+    @property
+    def group_tokens(self) -> float:
+        """What they have encoded."""
+        others = sum(each.tokens for name, each in self._known.items() if name != self._instance)
+        return others + self._before.tokens + self._tokens()
+
+    @property
+    def per_million_tokens(self) -> float | None:
+        """Dollars of the group for a million tokens; None before the first token."""
+        tokens = self.group_tokens
+        return self.group_dollars / tokens * 1e6 if tokens else None
+
+    def price_per_hour(self, now: float) -> float:
+        """What the daemons that live at `now` (Unix time) cost an hour together."""
+        alive = [
+            n for n, each in self._known.items() if n != self._instance and now - each.at < ALIVE_SECONDS
+        ]
+        return self._price + sum(self._known[name].price_per_hour for name in alive)
+
+    def look(self) -> None:
+        """Reads what the others have written, and writes when it is time; without a broker it just counts.
+
+        A daemon reads its own earlier record before it writes the first.
+        """
+        try:
+            if self._consumer is None:
+                self._open()
+            self._read()
+            if self._written is None or self._clock() - self._written >= WRITE_SECONDS:
+                self.write()
+        except KafkaException as error:
+            _log.warning("spending_unknown", error=describe_error(error.args[0]))
+
+    def write(self) -> None:
+        """Writes what this daemon has cost; it does if a broker answers within seconds."""
+        # Until all was read, what it cost in an earlier life is not known.
+        if self._instance is None or not self._caught_up:
+            return
+        if self._producer is None:
+            self._producer = make_producer(self._kafka, message_timeout_ms=5000, linger_ms=0)
+        key = json.dumps([self._group, self._instance])
+        value = {
+            "dollars": self.dollars,
+            "price_per_hour": self._price,
+            "tokens": self._before.tokens + self._tokens(),
+        }
+        self._producer.produce(SPENDING_TOPIC, json.dumps(value), key)
+        if self._producer.flush(5.0) == 0:
+            self._written = self._clock()
+
+    def close(self) -> None:
+        """Lets go of the client."""
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def _open(self) -> None:
+        admin = make_admin(self._kafka)
+        exists = SPENDING_TOPIC in admin.list_topics(timeout=READ_SECONDS).topics
+        if not exists:
+            if self._instance is None:
+                return
+            made = admin.create_topics([NewTopic(SPENDING_TOPIC, 1, -1, config=_SETTINGS)])
+            try:
+                made[SPENDING_TOPIC].result(READ_SECONDS)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+        consumer = make_consumer(self._kafka, group_id="embedstream-spending", fetch_wait_max_ms=100)
+        consumer.assign([TopicPartition(SPENDING_TOPIC, 0, 0)])
+        self._consumer = consumer
+
+    def _read(self) -> None:
+        """Takes in everything up to the end of the topic."""
+        deadline = time.monotonic() + READ_SECONDS
+        while self._consumer is not None:
+            messages = self._consumer.consume(1000, 0.2)
+            for message in messages:
+                error = message.error()
+                if error is None:
+                    self._take(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    self._caught_up = True
+                elif error.fatal():
+                    raise KafkaException(error)
+            # The end is told once, and again only behind new records.
+            if not messages and self._caught_up:
+                return
+            if time.monotonic() > deadline:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    def _take(self, message: Message) -> None:
+        """Takes in a record; what can't be read is passed over."""
+        with suppress(ValueError, KeyError, TypeError):
+            group, instance = json.loads(message.key() or b"")
+            value = json.loads(message.value() or b"")
+            money = Money(
+                float(value["dollars"]),
+                float(value["price_per_hour"]),
+                float(value["tokens"]),
+                message.timestamp()[1] / 1000,
+            )
+            if group == self._group:
+                self._known[instance] = money
+                if instance == self._instance and self._written is None:
+                    self._before = money

@@ -1,0 +1,87 @@
+"""What metrics cost: daemons that count, tell and are scraped each second, against ones that do none of it.
+
+    python -m tests.bench.metrics_cost [--rounds 5] [--count 60000]
+
+The model is replaced by one that does nothing, so that the pipeline itself is what is measured: beside a GPU
+the share is smaller still. Both kinds take turns in one run; what counts are CPU seconds, which other work on
+the machine changes least, and the wall's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import threading
+import urllib.request
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from embedstream.logs import configure
+from tests.bench.overhead import PARTITIONS, SHORT, flags, run
+from tests.brokers import ApacheCluster, find_kafka, free_ports
+from tests.kafka import make_topics
+
+__all__ = ["compare"]
+
+SCRAPE_SECONDS = 1.0
+
+
+def compare(bootstrap: str, count: int, rounds: int) -> dict[str, Any]:
+    """Runs both in turn.
+
+    Returns:
+        CPU and wall seconds of each run, and the ratio of the medians, counting over silent.
+    """
+    topics = make_topics(bootstrap, PARTITIONS, "cost")
+    run("feed", bootstrap=bootstrap, topic=topics.documents, shape=asdict(SHORT), count=count)
+    found: dict[str, list[dict[str, Any]]] = {"counting": [], "silent": []}
+    for number in range(rounds):
+        for kind in ("counting", "silent") if number % 2 == 0 else ("silent", "counting"):
+            outputs = make_topics(bootstrap, PARTITIONS, "cost")
+            given = flags(topics, outputs)
+            if kind == "silent":
+                found[kind].append(run("silent_daemon", flags=given, count=count))
+                continue
+            (port,) = free_ports(1)
+            ended = threading.Event()
+            scraper = threading.Thread(target=_scrape, args=(port, ended))
+            scraper.start()
+            found[kind].append(run("daemon", flags=given, count=count, port=port))
+            ended.set()
+            scraper.join()
+    told: dict[str, Any] = {"passages": count, "rounds": rounds}
+    for what in ("cpu", "wall"):
+        seconds = {kind: [round(each[what], 3) for each in runs] for kind, runs in found.items()}
+        told[f"{what}_seconds"] = seconds
+        told[f"{what}_ratio"] = round(
+            statistics.median(seconds["counting"]) / statistics.median(seconds["silent"]), 4
+        )
+    return told
+
+
+def _scrape(port: int, ended: threading.Event) -> None:
+    while not ended.wait(SCRAPE_SECONDS):
+        with (
+            suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
+        ):
+            answer.read()
+
+
+def main() -> None:
+    """Prints the comparison as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=60_000)
+    given = parser.parse_args()
+    configure(level="ERROR")
+    with TemporaryDirectory() as folder, ApacheCluster(find_kafka(), Path(folder)) as cluster:
+        print(json.dumps(compare(cluster.bootstrap, given.count, given.rounds), indent=2))
+
+
+if __name__ == "__main__":
+    main()
