@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import pytest
 from confluent_kafka import KafkaException
 
 from embedstream.broker import ends_with_parent
@@ -24,7 +25,18 @@ from embedstream.kafka import make_admin
 from embedstream.settings import KafkaSettings
 from tests.kafka import wait_until
 
-__all__ = ["ApacheCluster", "ApacheNode", "BrokerHandle", "NoKafkaError", "find_kafka", "free_ports"]
+__all__ = [
+    "ApacheCluster",
+    "ApacheNode",
+    "BrokerHandle",
+    "NoKafkaError",
+    "find_kafka",
+    "free_ports",
+    "on_apache",
+]
+
+on_apache = pytest.mark.parametrize("broker", [pytest.param("apache", marks=pytest.mark.slow)], indirect=True)
+"""For a test that the embedded broker is no place for, or that takes long on it."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_KAFKA = REPOSITORY.parent / "shared" / "kafka"

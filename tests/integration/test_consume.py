@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from embedstream.kafka import make_admin
-from tests.brokers import free_ports
+from tests.brokers import free_ports, on_apache
 from tests.cli import run_cli
 from tests.consuming import committed, documents, outcome, send
 from tests.hash_encoder import DIM
@@ -158,6 +158,7 @@ def test_another_model_is_refused_for_the_group_and_for_the_topic(
     assert len(read_all(topics.bootstrap, topics.dead_letters)) == 0
 
 
+@on_apache
 def test_forgotten_offsets_are_refused_and_recovered_from_the_output(
     topics: Topics, hash_daemon: Start, tmp_path: Path
 ) -> None:

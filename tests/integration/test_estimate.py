@@ -40,6 +40,7 @@ def test_the_range_from_a_fifth_of_the_corpus_holds_what_all_of_it_is() -> None:
         assert abs(found.value - truth) <= max(2 * 1.96 * found.error, 1e-6), name
 
 
+@pytest.mark.slow
 def test_every_kind_of_file_counts_as_what_it_holds(tmp_path: Path) -> None:
     documents = [{"content": words(60 + n % 40, n + 1)} for n in range(1500)]
     lines = "".join(json.dumps(each) + "\n" for each in documents).encode()

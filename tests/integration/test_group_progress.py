@@ -10,6 +10,7 @@ from embedstream.kafka import make_producer
 from embedstream.settings import KafkaSettings
 from embedstream.spending import Spending
 from embedstream.topic_sizes import sample_sizes
+from tests.brokers import on_apache
 from tests.consuming import committed, documents, send
 from tests.daemons import Daemons, verified
 from tests.kafka import Topics
@@ -113,6 +114,7 @@ def test_what_a_daemon_has_cost_survives_it_and_adds_up_over_the_group(topics: T
         each.close()
 
 
+@on_apache
 def test_a_budget_stops_the_daemon_with_its_own_code_and_everything_delivered(
     topics: Topics, daemons: Daemons
 ) -> None:

@@ -69,6 +69,7 @@ def sources_of(topics: Topics) -> set[tuple[int, int]]:
     return {(each["source"]["partition"], each["source"]["offset"]) for each in embeddings_of(topics)}
 
 
+@pytest.mark.slow
 def test_a_replay_embeds_everything_again_and_the_alias_goes_over_and_back(
     embedded_broker: BrokerHandle, daemons: Daemons
 ) -> None:

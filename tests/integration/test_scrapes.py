@@ -9,7 +9,7 @@ import urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedstream.metrics import PREFIX
-from tests.brokers import free_ports
+from tests.brokers import free_ports, on_apache
 from tests.consuming import committed, documents, send
 from tests.daemons import Daemons
 from tests.kafka import Topics, wait_until
@@ -63,6 +63,7 @@ class Scraper:
             self.rebalances = sum(s.value for s in samples if s.name == PREFIX + "rebalances_total")
 
 
+@on_apache
 def test_a_scrape_during_start_up_a_rebalance_and_shutdown_is_whole(topics: Topics, daemons: Daemons) -> None:
     (port,) = free_ports(1)
     env = {"EMBEDSTREAM_METRICS__PROGRESS_SECONDS": "0.1"}

@@ -113,6 +113,7 @@ def test_numbers_below_one_are_refused(partitions: int, replication: int | None)
         create_topics(KafkaSettings(), partitions, replication)
 
 
+@pytest.mark.slow
 def test_no_broker_is_one_line_that_names_the_setting() -> None:
     (port,) = free_ports(1)
     with pytest.raises(ServiceUnavailableError, match=r"kafka\.bootstrap_servers"):

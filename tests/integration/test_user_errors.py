@@ -27,6 +27,7 @@ def embedded_topics(embedded_broker: BrokerHandle) -> Topics:
     return make_topics(embedded_broker.bootstrap)
 
 
+@pytest.mark.slow
 def test_no_broker_is_one_line_and_69() -> None:
     (port,) = free_ports(1)
     nobody = ["--bootstrap-servers", f"127.0.0.1:{port}"]
