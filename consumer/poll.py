@@ -114,6 +114,10 @@ class Poller:
         """Whether the group has given our instance id to another member; this consumer is of no use then."""
         return self._fenced
 
+    def member_id(self) -> str | None:
+        """Under which the group last gave this consumer partitions, or none of them."""
+        return self._member
+
     def join_again(self, partitions: list[int]) -> None:
         """Has this consumer leave the group and join it again, so that it gives out partitions nobody has.
 
