@@ -84,7 +84,7 @@ def shares_of(admin: AdminClient, group: str, topic: str) -> dict[str, set[int]]
     """Return the partitions of each member of a group; None if it is not settled, or nobody says.
 
     Not by `describe_consumer_groups`: where the group's coordinator is out of reach or has just moved, that
-    ends the whole process (librdkafka's issue 4605, open in 2.16).
+    ends the whole process (librdkafka's issue 4605, open in 2.16), though the client calls this deprecated.
     """
     try:
         found = admin.list_groups(group, timeout=REQUEST_SECONDS)
