@@ -9,6 +9,7 @@ from embedstream.kafka import make_admin, make_consumer
 from tests.kafka import Topics, wait_until
 
 
+@pytest.mark.filterwarnings("ignore:list_groups")
 @pytest.mark.parametrize("instance_id", ["", "static-member"])
 def test_the_partitions_of_each_member_are_told_once_the_group_is_settled(
     topics: Topics, instance_id: str
