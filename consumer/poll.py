@@ -78,7 +78,7 @@ class Poller:
         self._metrics = metrics
         self._revoke_seconds = revoke_seconds
         self._max_poll_seconds = max_poll_seconds
-        self._silent = SilentPartitions(pending_seconds, max_poll_seconds / 4)
+        self._silent = SilentPartitions(pending_seconds)
         self._place = place
         self._requests: queue.SimpleQueue[tuple[Callable[[Consumer], Any], Future[Any]]] = queue.SimpleQueue()
         self._held: deque[Polled] = deque()
