@@ -422,7 +422,8 @@ class Daemon:
         settings, topic = self._settings.consumer, self._settings.kafka.documents_topic
         patience = max(LEAST_PATIENCE_SECONDS, settings.session_timeout_seconds / 2)
         watch(
-            Unowned(settings.instance_id, patience),
+            Unowned(patience),
+            poller.member_id,
             partial(shares_of, make_admin(self._settings.kafka), settings.group, topic),
             lambda: range(topics.documents_partitions),
             poller.join_again,

@@ -78,7 +78,7 @@ class Poller:
         self._metrics = metrics
         self._revoke_seconds = revoke_seconds
         self._max_poll_seconds = max_poll_seconds
-        self._silent = SilentPartitions(pending_seconds, max_poll_seconds / 4)
+        self._silent = SilentPartitions(pending_seconds)
         self._place = place
         self._requests: queue.SimpleQueue[tuple[Callable[[Consumer], Any], Future[Any]]] = queue.SimpleQueue()
         self._held: deque[Polled] = deque()
@@ -113,6 +113,10 @@ class Poller:
     def is_fenced(self) -> bool:
         """Whether the group has given our instance id to another member; this consumer is of no use then."""
         return self._fenced
+
+    def member_id(self) -> str | None:
+        """Under which the group last gave this consumer partitions, or none of them."""
+        return self._member
 
     def join_again(self, partitions: list[int]) -> None:
         """Has this consumer leave the group and join it again, so that it gives out partitions nobody has.

@@ -16,6 +16,8 @@ from embedstream.logs import get_logger
 __all__ = ["PENDING_MEND", "SilentPartitions"]
 
 OFFSET_SECONDS = 1.0
+# After so long the poll thread does its other duties before it asks for more.
+LOOK_SECONDS = 2.0
 PENDING_MEND = (
     "if this stays, a transaction is pending that nobody ends: look with Kafka's kafka-transactions.sh"
     " find-hanging, and see `abort` there"
@@ -29,15 +31,13 @@ _log = get_logger("poll")
 class SilentPartitions:
     """For the poll thread: who has been silent, and since when."""
 
-    def __init__(self, patience: float, most_seconds: float) -> None:
+    def __init__(self, patience: float) -> None:
         """There are none.
 
         Args:
             patience: seconds that a partition's committed offset may take to come.
-            most_seconds: how long one look may take.
         """
         self._patience = patience
-        self._most_seconds = most_seconds
         self._since: dict[Partition, float] = {}
 
     def __bool__(self) -> bool:
@@ -78,7 +78,7 @@ class SilentPartitions:
                 pending.append(each[1])
             else:
                 place(*each, found.offset if found.offset >= 0 else None)
-            if time.monotonic() - now > self._most_seconds:
+            if time.monotonic() - now > LOOK_SECONDS:
                 break
         if pending:
             _log.warning("partitions_without_offset", partitions=pending, mend=PENDING_MEND)

@@ -13,48 +13,52 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from struct import unpack_from
 
-from confluent_kafka import ConsumerGroupState, KafkaException
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 __all__ = ["Unowned", "shares_of", "watch"]
 
 REQUEST_SECONDS = 5.0
-LOOKS = 4
+LOOKS = 3
 
 
 class Unowned:
     """How long partitions have been without an owner, from one look at the group to the next."""
 
-    def __init__(self, instance_id: str, patience: float) -> None:
+    def __init__(self, patience: float) -> None:
         """Nothing was seen yet.
 
         Args:
-            instance_id: ours.
             patience: seconds that a partition may be without an owner; a revoke takes a part of them.
         """
-        self._instance_id = instance_id
         self.patience = patience
         self._since: dict[int, float] = {}
 
     def seen(
-        self, shares: Mapping[str, Collection[int]] | None, partitions: Collection[int], now: float
+        self,
+        member: str | None,
+        shares: Mapping[str, Collection[int]] | None,
+        partitions: Collection[int],
+        now: float,
     ) -> list[int]:
         """Takes a look's result; returns the partitions for whose sake we are to join again, if any.
 
         Args:
-            shares: the partitions of each member, by its instance id; None while the group rebalances.
+            member: our own id in the group; None before it has let us in.
+            shares: the partitions of each member, by its id; None while the group rebalances.
             partitions: all that the topic has.
             now: seconds of any clock that only goes forward.
         """
-        if shares is None or self._instance_id not in shares:
+        if shares is None or member not in shares:
             self._since.clear()
             return []
         free = set(partitions).difference(*shares.values())
         self._since = {each: self._since.get(each, now) for each in free}
         overdue = sorted(each for each, since in self._since.items() if now - since >= self.patience)
         chosen = min(shares, key=lambda name: (len(shares[name]), name))
-        if not overdue or chosen != self._instance_id:
+        if not overdue or chosen != member:
             return []
         self._since.clear()
         return overdue
@@ -62,6 +66,7 @@ class Unowned:
 
 def watch(
     unowned: Unowned,
+    member: Callable[[], str | None],
     look: Callable[[], Mapping[str, Collection[int]] | None],
     partitions: Callable[[], Collection[int]],
     join_again: Callable[[list[int]], None],
@@ -70,23 +75,39 @@ def watch(
 ) -> None:
     """Looks a few times within the patience, until the daemon ends, and has it join again where needed."""
     while not ending.wait(unowned.patience / LOOKS):
-        found = unowned.seen(look(), partitions(), time.monotonic())
+        found = unowned.seen(member(), look(), partitions(), time.monotonic())
         if found:
             join_again(found)
 
 
 def shares_of(admin: AdminClient, group: str, topic: str) -> dict[str, set[int]] | None:
-    """Return the partitions of each member of a group; None if it is not settled, or nobody says."""
-    future = admin.describe_consumer_groups([group], request_timeout=REQUEST_SECONDS)[group]
+    """Return the partitions of each member of a group; None if it is not settled, or nobody says.
+
+    Not by `describe_consumer_groups`: where the group's coordinator is out of reach or has just moved, that
+    ends the whole process (librdkafka's issue 4605, open in 2.16), though the client calls this deprecated.
+    """
     try:
-        description = future.result()
+        found = admin.list_groups(group, timeout=REQUEST_SECONDS)
     except KafkaException:
         return None
-    if description.state != ConsumerGroupState.STABLE:
-        return None
-    return {
-        member.group_instance_id or member.member_id: {
-            each.partition for each in member.assignment.topic_partitions if each.topic == topic
-        }
-        for member in description.members
-    }
+    for each in found:
+        if each.id == group and each.error is None and each.state == "Stable":
+            return {member.id: _assigned(member.assignment, topic) for member in each.members}
+    return None
+
+
+def _assigned(assignment: bytes, topic: str) -> set[int]:
+    """The partitions of a topic in an assignment of the classic protocol's."""
+    partitions: set[int] = set()
+    if not assignment:
+        return partitions
+    (topics,), place = unpack_from(">i", assignment, 2), 6
+    for _ in range(topics):
+        (length,) = unpack_from(">h", assignment, place)
+        name = assignment[place + 2 : place + 2 + length].decode()
+        place += 2 + length
+        (count,) = unpack_from(">i", assignment, place)
+        if name == topic:
+            partitions.update(unpack_from(f">{count}i", assignment, place + 4))
+        place += 4 + 4 * count
+    return partitions

@@ -1,0 +1,35 @@
+"""What the broker tells about the members of a group."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.unowned import shares_of
+from embedstream.kafka import make_admin, make_consumer
+from tests.kafka import Topics, wait_until
+
+
+@pytest.mark.filterwarnings("ignore:list_groups")
+@pytest.mark.parametrize("instance_id", ["", "static-member"])
+def test_the_partitions_of_each_member_are_told_once_the_group_is_settled(
+    topics: Topics, instance_id: str
+) -> None:
+    admin, group = make_admin(topics.kafka), f"{topics.documents}-{instance_id}"
+    assert shares_of(admin, group, topics.documents) is None
+    consumer = make_consumer(
+        topics.kafka,
+        group_id=group,
+        partition_assignment_strategy="cooperative-sticky",
+        **({"group_instance_id": instance_id} if instance_id else {}),
+    )
+    consumer.subscribe([topics.documents, topics.embeddings])
+
+    def has_joined() -> bool:
+        consumer.poll(0.1)
+        return len(consumer.assignment()) == 6
+
+    wait_until(has_joined, 30, "it has not joined")
+    for topic in (topics.documents, topics.embeddings):
+        assert shares_of(admin, group, topic) == {consumer.memberid(): {0, 1, 2}}
+    assert shares_of(admin, group, topics.dead_letters) == {consumer.memberid(): set()}
+    consumer.close()
