@@ -41,17 +41,19 @@ class Breaker:
             now = self._clock()
             if now < self._until:
                 return False
-            # This call is the trial: the next one is after another pause, whatever becomes of it.
+            # This call is the trial: the next one is after a longer pause, unless it succeeds.
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             self._until = now + self._pause
             return True
 
     def failed(self, why: str) -> None:
-        """Takes note of a call that failed; the first is logged."""
+        """Takes note of a call that failed; the first is logged, and those under way with it say no more."""
         with self._lock:
             is_new = not self._is_open
-            self._is_open = True
-            self._pause = FIRST_PAUSE_SECONDS if is_new else min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-            self._until = self._clock() + self._pause
+            if is_new:
+                self._is_open = True
+                self._pause = FIRST_PAUSE_SECONDS
+                self._until = self._clock() + self._pause
         if is_new:
             _log.warning("cache_fails", operation=self._operation, why=why)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,7 +40,7 @@ __all__ = ["Recalled", "VectorCache", "connect"]
 # encoded, one waits for it, one waits to be queued; one more, since writing takes time too.
 RECENT_WINDOWS = 4
 # What waits to be written is held in memory; more is left out.
-WRITES_WAITING = 2
+WAITING_BYTES = 64 * 1024 * 1024
 # How far the length of a vector may be from 1: rounding to fp16 takes it 0.0005 away at most.
 UNIT_TOLERANCE = 0.01
 
@@ -138,7 +137,8 @@ class VectorCache:
         self._reading, self._writing = Breaker("read"), Breaker("write")
         self._reader = ThreadPoolExecutor(1, "cache-read")
         self._writer = ThreadPoolExecutor(1, "cache-write")
-        self._writes = threading.BoundedSemaphore(WRITES_WAITING)
+        self._waiting = 0  # bytes
+        self._written = threading.Condition()
         # Connected before the first window, which has no more time than the others.
         self._reader.submit(client.ping)
 
@@ -192,9 +192,8 @@ class VectorCache:
 
     def close(self, seconds: float) -> None:
         """Waits for what is being written, but no longer than this."""
-        deadline = time.monotonic() + seconds
-        for _ in range(WRITES_WAITING):
-            self._writes.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        with self._written:
+            self._written.wait_for(lambda: not self._waiting, seconds)
 
     def _answer(self, asked: _Asked) -> _Answer:
         nothing: list[Vector | None] = [None] * len(asked.keys)
@@ -249,12 +248,17 @@ class VectorCache:
         return _Answer(vectors, invalid=present - int(good.sum()))
 
     def _write(self, kept: Mapping[bytes, Vector]) -> None:
-        if self._writing.allows() and self._writes.acquire(blocking=False):
-            self._writer.submit(self._set, kept)
+        size = len(kept) * self._dim * self._dtype.itemsize
+        with self._written:
+            has_room = not self._waiting or self._waiting + size <= WAITING_BYTES
+            is_taken = has_room and self._writing.allows()
+            self._waiting += size if is_taken else 0
+        if is_taken:
+            self._writer.submit(self._set, kept, size)
         else:
             self._metrics.cache_writes_total.labels(result="skipped").inc(len(kept))
 
-    def _set(self, kept: Mapping[bytes, Vector]) -> None:
+    def _set(self, kept: Mapping[bytes, Vector], size: int) -> None:
         try:
             pipeline = self._redis.pipeline(transaction=False)
             for key, vector in kept.items():
@@ -264,8 +268,9 @@ class VectorCache:
             stored, why = len(kept) - len(refused), _told(refused[0]) if refused else ""
         except Exception as error:
             stored, why = 0, _told(error)
-        finally:
-            self._writes.release()
+        with self._written:
+            self._waiting -= size
+            self._written.notify_all()
         writes = self._metrics.cache_writes_total
         writes.labels(result="stored").inc(stored)
         writes.labels(result="error").inc(len(kept) - stored)

@@ -463,16 +463,18 @@ def test_closing_waits_for_what_is_written_but_not_for_ever(redis: RedisServer) 
         redis.resume()
 
 
-def test_more_than_two_windows_never_wait_to_be_written(redis: RedisServer) -> None:
+def test_what_waits_to_be_written_has_its_limit(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.cache.WAITING_BYTES", 3 * 4 * DIM)
     cached = Cached(redis.url)
     redis.pause()
     try:
         for number in range(10):
             cached.cache.remember([bytes([number])], [np.ones(DIM, np.float32)])
-        assert cached.count("skipped", "writes") == 8
+        assert cached.count("skipped", "writes") == 7
     finally:
         redis.resume()
-    cached.written()
+    cached.cache.close(10)
+    assert redis.client.dbsize() == 3
 
 
 @given(st.lists(st.binary(max_size=8 * DIM) | st.none(), max_size=8))
