@@ -6,6 +6,7 @@ import signal
 import threading
 import urllib.request
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedstream.metrics import PREFIX
@@ -63,6 +64,7 @@ class Scraper:
             self.rebalances = sum(s.value for s in samples if s.name == PREFIX + "rebalances_total")
 
 
+@pytest.mark.slow
 def test_a_scrape_during_start_up_a_rebalance_and_shutdown_is_whole(topics: Topics, daemons: Daemons) -> None:
     (port,) = free_ports(1)
     env = {"EMBEDSTREAM_METRICS__PROGRESS_SECONDS": "0.1"}
