@@ -119,10 +119,10 @@ def test_a_budget_stops_the_daemon_with_its_own_code_and_everything_delivered(
     topics: Topics, daemons: Daemons
 ) -> None:
     send(topics, documents(600))
-    flags = ["--price-per-hour", "3600", "--budget", "4", "--window-seconds", "0.3"]
-    daemon = daemons.start(topics, *flags, seconds=0.1, token_budget=256)
-    assert daemon.wait(60) == 3, daemon.log
-    assert "cost.budget 4 dollars is used up" in daemon.last_line
+    flags = ["--price-per-hour", "3600", "--budget", "15", "--window-seconds", "0.3"]
+    daemon = daemons.start(topics, *flags, seconds=0.2, token_budget=256)
+    assert daemon.wait(120) == 3, daemon.log
+    assert "cost.budget 15 dollars is used up" in daemon.last_line
     assert "Traceback" not in daemon.log
     done = sum(committed(topics).values())
     assert 0 < done < 600
@@ -131,9 +131,9 @@ def test_a_budget_stops_the_daemon_with_its_own_code_and_everything_delivered(
     assert after.count('"window_delivered"') <= 2
     assert verified(topics)
     # Started again by a supervisor, it ends at once: the money is gone.
-    again = daemons.start(topics, *flags, load_seconds=20.0)
-    assert again.wait(15) == 3, again.log
+    again = daemons.start(topics, *flags, load_seconds=200.0)
+    assert again.wait(60) == 3, again.log
     assert sum(committed(topics).values()) == done
-    more = daemons.start(topics, "--price-per-hour", "3600", "--budget", "1000", "--until-drained")
-    assert more.wait(60) == 0, more.log
+    more = daemons.start(topics, "--price-per-hour", "3600", "--budget", "10000", "--until-drained")
+    assert more.wait(120) == 0, more.log
     assert verified(topics)

@@ -32,7 +32,7 @@ def looks_of(seed: int, noise: float, *, descending: bool) -> list[tuple[float, 
 
 
 @pytest.mark.parametrize("descending", [False, True])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_in_a_corpus_sorted_by_size_the_time_left_is_true_from_a_fifth_on(
     seed: int, descending: bool
 ) -> None:
