@@ -105,6 +105,7 @@ def test_unusual_text_is_embedded_whole(topics: Topics, hash_daemon: Start) -> N
     assert sorted(rebuilt.values()) == sorted(texts)
 
 
+@on_apache
 def test_after_kill_9_a_restart_goes_on_where_the_offsets_are(topics: Topics, hash_daemon: Start) -> None:
     send(topics, documents(300))
     flags = ("--until-drained", "--window-bytes", "8000")

@@ -45,6 +45,7 @@ def test_what_makes_no_sense_is_one_line(embedded_broker: BrokerHandle) -> None:
     assert alias_of(topics) not in read_aliases(topics.kafka)
 
 
+@pytest.mark.slow
 def test_the_first_alias_may_stand_for_what_is_live(embedded_broker: BrokerHandle, daemons: Daemons) -> None:
     topics = make_topics(embedded_broker.bootstrap)
     send(topics, documents(6))

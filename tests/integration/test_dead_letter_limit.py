@@ -17,6 +17,7 @@ ONE_RECORD_WINDOWS = ("--window-bytes", "1024")
 POISON: bytes = b"no Avro" * 200
 
 
+@pytest.mark.slow
 def test_a_topic_of_poison_is_not_emptied_into_the_dead_letters_however_often_it_is_started(
     topics: Topics, hash_daemon: Start, tmp_path: Path
 ) -> None:

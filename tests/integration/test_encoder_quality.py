@@ -69,7 +69,7 @@ def texts_of_lengths() -> tuple[list[str], list[NDArray[np.int32]]]:
     return texts, ids
 
 
-@pytest.mark.parametrize("precision", LOWEST_COSINE)
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_texts_of_every_length_have_the_oracles_vectors(precision: Precision) -> None:
     texts, ids = texts_of_lengths()
     oracle().max_seq_length = WINDOW

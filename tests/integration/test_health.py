@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.brokers import ApacheCluster, BrokerHandle, free_ports
+from tests.brokers import ApacheCluster, BrokerHandle, free_ports, on_apache
 from tests.consuming import committed, documents, send
 from tests.kafka import Topics, make_topics, wait_until
 from tests.unit.consumer.items import a_value
@@ -65,6 +65,7 @@ class Health:
         return found
 
 
+@on_apache
 def test_a_daemon_is_alive_while_it_loads_ready_when_it_may_work_and_neither_is_lost_by_idling(
     topics: Topics, hash_daemon: Start
 ) -> None:

