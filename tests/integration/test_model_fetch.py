@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.brokers import on_apache
 from tests.cli import run_cli
 from tests.kafka import Topics
 
