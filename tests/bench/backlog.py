@@ -1,10 +1,12 @@
 """What a daemon holds in memory while it works off a backlog of small records on Apache Kafka.
 
-    python -m tests.bench.backlog [--records 1000000] [--delivery exactly-once]
+    python -m tests.bench.backlog [--records 1000000] [--delivery exactly-once] [--bert]
 
 The whole backlog is there before the daemon starts. The encoder is the hash of a passage, so that what is
-measured is the pipeline and its clients, not a model. The figure is the resident memory when nine tenths are
-done against that when one tenth is done; that of the daemon with its encoder loaded stands beside it.
+measured is the pipeline and its clients, not a model; with `--bert` it is a BERT of two layers with random
+weights, and the records are texts of some 20 tokens that never come twice. The figure is the resident memory
+when nine tenths are done against that when one tenth is done; that of the daemon with its encoder loaded
+stands beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,9 +29,11 @@ import psutil
 from embedstream.broker import ends_with_parent
 from embedstream.kafka import make_producer
 from embedstream.offsets import committed_offsets
+from tests.bench.memory import texts
 from tests.brokers import ApacheCluster, find_kafka, free_ports
 from tests.cli import clean_environment
 from tests.kafka import Topics, make_topics
+from tests.models import save_bert
 from tests.unit.consumer.items import a_value
 
 __all__ = ["Footprint", "measure"]
@@ -62,7 +66,12 @@ class Footprint:
 
 
 def measure(
-    bootstrap: str, records: int, delivery: str = "exactly-once", settings: Mapping[str, str] | None = None
+    bootstrap: str,
+    records: int,
+    delivery: str = "exactly-once",
+    settings: Mapping[str, str] | None = None,
+    *,
+    bert: bool = False,
 ) -> Footprint:
     """Fills a topic, lets one daemon work it off, and watches its memory.
 
@@ -72,16 +81,22 @@ def measure(
             25,000: a tenth and what is left after nine tenths must be more than that.
         delivery: the guarantee.
         settings: more variables of the daemon's environment.
+        bert: whether a small BERT takes the hash's place.
 
     Raises:
         AssertionError: the daemon failed, or not everything was committed.
     """
     topics = make_topics(bootstrap, PARTITIONS, "memory")
-    _fill(topics, records)
+    small = (f"Record {number} of a backlog of small ones. " * 4 for number in range(records))
+    _fill(topics, texts(records) if bert else small)
     (port,) = free_ports(1)
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        process = _start(topics, port, delivery, log, settings or {})
+        module = ["tests.hash_encoder"]
+        if bert:
+            module = ["embedstream", "consume", "--device", "cpu", "--model", str(save_bert(Path(folder)))]
+        flags = ["--metrics-port", str(port), "--delivery", delivery]
+        process = _start([*module, *topics.flags, "--group", topics.documents, *flags], log, settings or {})
         try:
             footprint = _watch(process, port, records)
         finally:
@@ -93,10 +108,10 @@ def measure(
     return footprint
 
 
-def _fill(topics: Topics, records: int) -> None:
+def _fill(topics: Topics, contents: Iterable[str]) -> None:
     producer = make_producer(topics.kafka)
-    for number in range(records):
-        value = a_value(f"Record {number} of a backlog of small ones. " * 4, number)
+    for number, content in enumerate(contents):
+        value = a_value(content, number)
         while True:
             try:
                 producer.produce(topics.documents, value, partition=number % PARTITIONS)
@@ -106,13 +121,10 @@ def _fill(topics: Topics, records: int) -> None:
     assert producer.flush(120) == 0
 
 
-def _start(
-    topics: Topics, port: int, delivery: str, log: Path, settings: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
+def _start(module: Sequence[str], log: Path, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
     environment = clean_environment({"HASH_ENCODER": "{}"} | dict(settings))
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    flags = [*topics.flags, "--group", topics.documents, "--metrics-port", str(port), "--delivery", delivery]
-    command = [sys.executable, "-m", "tests.hash_encoder", *flags]
+    command = [sys.executable, "-m", *module]
     with log.open("wb") as output:
         return subprocess.Popen(
             ends_with_parent(command, signal.SIGKILL), env=environment, stdout=output, stderr=output
@@ -165,9 +177,10 @@ def main() -> None:
     )
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--delivery", default="exactly-once", choices=["exactly-once", "at-least-once"])
+    parser.add_argument("--bert", action="store_true", help="a small BERT, not the hash")
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder, ApacheCluster(find_kafka(), Path(folder)) as cluster:
-        footprint = measure(cluster.bootstrap, arguments.records, arguments.delivery)
+        footprint = measure(cluster.bootstrap, arguments.records, arguments.delivery, bert=arguments.bert)
     print(json.dumps(asdict(footprint) | {"growth": round(footprint.growth, 3)}, indent=2))
 
 
