@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue
 from consumer.records import EndOfPartition, Input, Polled, header_list
-from consumer.silent import SilentPartitions
+from consumer.silent import OFFSET_SECONDS, PENDING_MEND, SilentPartitions
 from embedstream.errors import ConfigError, EmbedstreamError, TryAgainError
 from embedstream.kafka import describe_error, explain
 from embedstream.logs import get_logger
@@ -149,7 +149,7 @@ class Poller:
                 self._take(self._consume())
                 self._held.clear()
             if self._silent:
-                self._silent.look(self._consumer, self._paused, self._place_again)
+                self._silent.look(self._consumer, self._paused)
             if self._expelled or (self._to_join_again and reading()):
                 self._join_again()
             if self._error is not None:
@@ -260,12 +260,32 @@ class Poller:
 
     def _place_again(self, topic: str, partition: int, offset: int | None) -> None:
         try:
+            if offset is None or offset < 0:
+                offset = self._committed(topic, partition)
             self._place(self._consumer, topic, partition, offset)
         except EmbedstreamError as error:
             self._error = error
         except KafkaException as exception:
             self._error = explain(exception)
         self._paused.discard((topic, partition))
+
+    def _committed(self, topic: str, partition: int) -> int | None:
+        """The group's offset, None if there is none: the client may say so of one that is only pending.
+
+        Raises:
+            TryAgainError: it does not come.
+        """
+        try:
+            (found,) = self._consumer.committed([TopicPartition(topic, partition)], timeout=OFFSET_SECONDS)
+            if found.error is not None:
+                raise KafkaException(found.error)
+        except KafkaException as exception:
+            raise TryAgainError(
+                f"the committed offset of {topic!r} partition {partition} does not come"
+                f" ({describe_error(exception.args[0])})",
+                PENDING_MEND,
+            ) from None
+        return found.offset if found.offset >= 0 else None
 
     def _pass_on(self) -> None:
         self._inputs.put_some(self._held, lambda each: each.size)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import structlog
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 from consumer.ownership import Ownership
 from consumer.poll import Poller
 from consumer.queues import BoundedQueue
+from embedstream.errors import TryAgainError
 from embedstream.metrics import Metrics
 
 
-class End:
+class Event:
     """What tells that a partition holds nothing more."""
 
-    def __init__(self, partition: tuple[str, int]) -> None:
+    def __init__(
+        self, partition: tuple[str, int], offset: int = 0, code: int = KafkaError._PARTITION_EOF
+    ) -> None:
         self._partition = partition
+        self._offset = offset
+        self._code = code
 
     def topic(self) -> str:
         return self._partition[0]
@@ -26,10 +32,10 @@ class End:
         return self._partition[1]
 
     def offset(self) -> int:
-        return 0
+        return self._offset
 
     def error(self) -> KafkaError:
-        return KafkaError(KafkaError._PARTITION_EOF)
+        return KafkaError(self._code)
 
 
 KEPT, NEW = ("documents", 1), ("documents", 2)
@@ -176,21 +182,35 @@ def told_silent(poller: Poller, rounds: int = 3) -> list[list[int]]:
 
 def test_partitions_whose_offsets_do_not_come_are_told_again_and_again() -> None:
     member, _, poller = joined()
-    member.messages = [End(KEPT)]
+    member.messages = [Event(KEPT)]
     member.assigned(NEW)
     assert told_silent(poller) == [[NEW[1]]] * 3
     # Something has come of the other one: it was not asked for.
     assert KEPT not in member.asked
 
 
-def test_a_partition_that_waits_only_for_another_ones_offset_is_given_its_own() -> None:
+def test_only_the_partition_whose_offset_does_not_come_is_told() -> None:
     member, _, poller = joined()
     member.assigned(NEW)
     member.offsets = {KEPT: 7}
     assert told_silent(poller, 1) == [[NEW[1]]]
-    member.offsets = {KEPT: 7, NEW: OFFSET_INVALID}
-    assert told_silent(poller, 1) == []
-    assert member.placed == {KEPT: 7, NEW: None}
+    assert not member.placed
+
+
+def test_a_partition_that_the_client_has_no_offset_for_begins_where_the_group_is() -> None:
+    member, _, poller = joined()
+    member.messages = [Event(KEPT, OFFSET_INVALID, KafkaError._AUTO_OFFSET_RESET)]
+    member.offsets = {KEPT: 7}
+    told_silent(poller, 1)
+    assert member.placed == {KEPT: 7}
+
+
+def test_a_partition_whose_offset_may_be_pending_is_not_begun() -> None:
+    member, _, poller = joined()
+    member.messages = [Event(KEPT, OFFSET_INVALID, KafkaError._AUTO_OFFSET_RESET)]
+    with pytest.raises(TryAgainError, match="does not come"):
+        told_silent(poller, 1)
+    assert not member.placed
 
 
 def test_partitions_that_were_taken_away_are_not_waited_for() -> None:
