@@ -85,7 +85,10 @@ class Reporting:
 
     def _watch_progress(self) -> None:
         with GroupProgress(
-            self._settings.kafka, self._settings.consumer.group, stopping=self._ending.is_set
+            self._settings.kafka,
+            self._settings.consumer.group,
+            is_daemon=True,
+            stopping=self._ending.is_set,
         ) as group:
             while not self._ending.is_set():
                 try:

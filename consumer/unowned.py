@@ -13,14 +13,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from struct import unpack_from
 
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+
+from embedstream.group_members import classic_group
 
 __all__ = ["Unowned", "shares_of", "watch"]
 
-REQUEST_SECONDS = 5.0
 LOOKS = 3
 
 
@@ -81,33 +80,8 @@ def watch(
 
 
 def shares_of(admin: AdminClient, group: str, topic: str) -> dict[str, set[int]] | None:
-    """Return the partitions of each member of a group; None if it is not settled, or nobody says.
-
-    Not by `describe_consumer_groups`: where the group's coordinator is out of reach or has just moved, that
-    ends the whole process (librdkafka's issue 4605, open in 2.16), though the client calls this deprecated.
-    """
-    try:
-        found = admin.list_groups(group, timeout=REQUEST_SECONDS)
-    except KafkaException:
+    """Return the partitions of each member of a group; None if it is not settled, or nobody says."""
+    found = classic_group(admin, group, topic)
+    if found is None or not found.is_settled:
         return None
-    for each in found:
-        if each.id == group and each.error is None and each.state == "Stable":
-            return {member.id: _assigned(member.assignment, topic) for member in each.members}
-    return None
-
-
-def _assigned(assignment: bytes, topic: str) -> set[int]:
-    """The partitions of a topic in an assignment of the classic protocol's."""
-    partitions: set[int] = set()
-    if not assignment:
-        return partitions
-    (topics,), place = unpack_from(">i", assignment, 2), 6
-    for _ in range(topics):
-        (length,) = unpack_from(">h", assignment, place)
-        name = assignment[place + 2 : place + 2 + length].decode()
-        place += 2 + length
-        (count,) = unpack_from(">i", assignment, place)
-        if name == topic:
-            partitions.update(unpack_from(f">{count}i", assignment, place + 4))
-        place += 4 + 4 * count
-    return partitions
+    return {member.id: set(member.partitions) for member in found.members}

@@ -15,30 +15,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from confluent_kafka import IsolationLevel, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import IsolationLevel
 
-from embedstream.errors import EmbedstreamError
-from embedstream.kafka import explain, make_admin, topic_partitions
+from embedstream.group_members import Member, classic_group, described_members
+from embedstream.kafka import make_admin, topic_partitions
 from embedstream.offsets import GroupOffsets, end_offsets, start_offsets
 from embedstream.progress import Estimate, History, Profile, estimate
 from embedstream.settings import KafkaSettings
 from embedstream.topic_sizes import sample_sizes
 
-__all__ = ["GroupProgress", "Member", "Snapshot", "members_of"]
+__all__ = ["GroupProgress", "Snapshot"]
 
-ANSWER_SECONDS = 10.0
 # A stretch that is too short to be worth a read weighs as what lies before it.
 FEW_RECORDS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A daemon of the group: its client's name, where it is, and its partitions of the documents topic."""
-
-    client_id: str
-    host: str
-    partitions: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +57,7 @@ class GroupProgress:
         kafka: KafkaSettings,
         group: str,
         *,
+        is_daemon: bool = False,
         stopping: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,12 +66,15 @@ class GroupProgress:
         Args:
             kafka: Where the group and its topic are.
             group: The consumer group.
+            is_daemon: Whether the process must outlive a broker's troubles. The members of a group with the
+                consumer protocol are then not known, and the estimate takes the group for one daemon.
             stopping: Ends a long sampling early.
             clock: Seconds that never go back.
         """
         self._kafka = kafka
         self._topic = kafka.documents_topic
         self._group = group
+        self._is_daemon = is_daemon
         self._stopping = stopping
         self._clock = clock
         self._admin = make_admin(kafka)
@@ -110,7 +103,7 @@ class GroupProgress:
         answer = self._offsets.read(self._topic, partitions)
         committed = {p: max(starts[p], answer[p].offset if p in answer else 0) for p in partitions}
         self._freeze(starts, ends, committed)
-        members = members_of(self._admin, self._group, self._topic)
+        members = self._members()
         owners = [each.partitions for each in members or () if each.partitions]
         self._history.add(self._clock(), committed, self._profile, owners)
         return Snapshot(
@@ -120,6 +113,12 @@ class GroupProgress:
             members,
             estimate(self._history, self._profile, owners),
         )
+
+    def _members(self) -> tuple[Member, ...] | None:
+        found = classic_group(self._admin, self._group, self._topic)
+        if found is not None:
+            return found.members
+        return None if self._is_daemon else described_members(self._admin, self._group, self._topic)
 
     def _freeze(
         self, starts: Mapping[int, int], ends: Mapping[int, int], committed: Mapping[int, int]
@@ -154,20 +153,3 @@ class GroupProgress:
                 last = strata[p].pop()
                 strata[p].append(type(last)(last.start, end, last.mean, last.error))
         return Profile(strata)
-
-
-def members_of(admin: AdminClient, group: str, topic: str) -> tuple[Member, ...] | None:
-    """The members of a group with their partitions of a topic; None where the broker does not tell."""
-    try:
-        described = admin.describe_consumer_groups([group], request_timeout=ANSWER_SECONDS)[group].result()
-    except KafkaException as error:
-        explained: EmbedstreamError = explain(error)
-        return () if "GROUP_ID_NOT_FOUND" in str(explained) else None
-    return tuple(
-        Member(
-            each.client_id,
-            each.host,
-            tuple(sorted(p.partition for p in each.assignment.topic_partitions if p.topic == topic)),
-        )
-        for each in described.members
-    )

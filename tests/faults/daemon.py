@@ -14,9 +14,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import numpy as np
+from confluent_kafka.admin import AdminClient
 from numpy.typing import NDArray
 
 from consumer.encoder import OutOfMemory
@@ -64,6 +65,18 @@ class FaultyEncoder(HashEncoder):
         return int(self.splitter.split_many([word])[0].passages[0].token_ids[1])
 
 
+def forbid_calls_that_end_the_process() -> None:
+    """Has the daemon fail, always, where librdkafka's coordinator requests would end it now and then."""
+
+    def forbidden(*_: object, **__: object) -> NoReturn:
+        # Not an exception: what only watches would count it and go on.
+        print("a daemon made an admin request to a group's coordinator", file=sys.stderr, flush=True)
+        os.abort()
+
+    for name in ("describe_consumer_groups", "list_consumer_group_offsets", "delete_consumer_groups"):
+        setattr(AdminClient, name, forbidden)
+
+
 def main() -> None:
     """Runs `consume` with the points laid and the encoder that FAULTS describes."""
     import consumer.model
@@ -72,6 +85,7 @@ def main() -> None:
     # A harness that waits in vain asks where the threads are.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     faults = json.loads(os.environ["FAULTS"])
+    forbid_calls_that_end_the_process()
     points = Failpoints(Path(faults["control"]))
     install(points)
     FaultyEncoder.points = points

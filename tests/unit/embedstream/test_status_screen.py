@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from embedstream.group_progress import Member, Snapshot
+from embedstream.group_members import Member
+from embedstream.group_progress import Snapshot
 from embedstream.progress import Estimate
 from embedstream.scrape import Scraped
 from embedstream.status import Cost, Status
@@ -19,7 +20,10 @@ NOTHING = Estimate(0.0, 0.0, 1000.0)
 
 
 def a_status(estimate: Estimate, name: str = "documents", cost: Cost | None = None) -> Status:
-    members = (Member("embedstream-pod-0", "/10.0.0.1", (0, 1)), Member("embedstream-pod-1", "/10.0.0.2", ()))
+    members = (
+        Member("a", "embedstream-pod-0", "/10.0.0.1", (0, 1)),
+        Member("b", "embedstream-pod-1", "/10.0.0.2", ()),
+    )
     model = (
         "embedstream_model_info",
         {"model": "a/model", "dim": "384", "precision": "fp16", "device": "cuda:0"},
