@@ -19,10 +19,11 @@ from embedstream.settings import KafkaSettings
 
 __all__ = ["sample_sizes"]
 
-# Of the whole topic, and of one partition: the sum of 32 strata of a corpus sorted by size is exact to a
-# thousandth, and 256 reads take seconds.
-PROBES = 256
-PARTITION_PROBES = 32
+# Of the whole topic, and of one partition: the sum of 16 strata of a corpus sorted by size, whose largest
+# document is a hundred times the smallest, is exact to half a hundredth. Each costs the client a batch to
+# fetch and unpack.
+PROBES = 128
+PARTITION_PROBES = 16
 PROBE_RECORDS = 16
 PROBE_SECONDS = 5.0
 POLL_SECONDS = 0.2

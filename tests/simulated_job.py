@@ -19,7 +19,7 @@ def sizes_sorted(rng: random.Random, records: int, ratio: float = 100.0, *, desc
     return sizes[::-1] if descending else sizes
 
 
-def sampled(partitions: Mapping[int, Sequence[int]], strata: int = 32, probe: int = 16) -> Profile:
+def sampled(partitions: Mapping[int, Sequence[int]], strata: int = 16, probe: int = 16) -> Profile:
     """The profile that probes in the middle of each stratum give, as `topic_sizes` takes them."""
     found: dict[int, list[Stratum]] = {}
     for partition, sizes in partitions.items():
