@@ -20,7 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from consumer.daemon import Daemon
 from consumer.encoder import Encoder
@@ -168,15 +170,29 @@ def _records(encoder: NoModel, topic: str, shape: Shape, count: int) -> Iterator
             yield from built.records
 
 
-def daemon(flags: dict[str, Any], count: int, port: int | None = None) -> dict[str, Any]:
+class _Slow(NoModel):
+    """Takes so long for each batch, as a device does, and no CPU."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def encode(self, batch: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        time.sleep(self._seconds)
+        return super().encode(batch)
+
+
+def daemon(
+    flags: dict[str, Any], count: int, port: int | None = None, seconds: float = 0.0
+) -> dict[str, Any]:
     """A whole daemon with the model replaced, from its model's load until it has left the group.
 
-    With a port, its metrics are served there.
+    With a port, its metrics are served there; a batch takes so many seconds.
     """
     clock = Measured()
 
     def load_model() -> Encoder:
-        encoder = NoModel()
+        encoder = _Slow(seconds) if seconds else NoModel()
         clock.start()
         return encoder
 
@@ -215,7 +231,7 @@ class _Quiet(Metrics):
         vars(self).update({each.name: _Mute() for each in declared()})
 
 
-def silent_daemon(flags: dict[str, Any], count: int) -> dict[str, Any]:
+def silent_daemon(flags: dict[str, Any], count: int, seconds: float = 0.0) -> dict[str, Any]:
     """The same without any metric, or anyone that looks at the group."""
     import consumer.daemon
 
@@ -223,7 +239,7 @@ def silent_daemon(flags: dict[str, Any], count: int) -> dict[str, Any]:
     clock = Measured()
 
     def load_model() -> Encoder:
-        encoder = NoModel()
+        encoder = _Slow(seconds) if seconds else NoModel()
         clock.start()
         return encoder
 
