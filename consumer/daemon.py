@@ -17,15 +17,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from consumer.admission import admit
 from consumer.cache import VectorCache, connect
+from consumer.clients import REVOKE_SECONDS, make_delivery, make_poller
 from consumer.dead_letter_limit import DeadLetterLimit
-from consumer.deliver import Deliverer, Delivery
+from consumer.deliver import Deliverer
 from consumer.drained import Drained
 from consumer.embed import Embedder
 from consumer.encoder import Encoder, ModelInfo
@@ -33,22 +33,18 @@ from consumer.encoder_thread import EncoderThread
 from consumer.garbage import rare_collections
 from consumer.gpu import watch_gpu
 from consumer.liveness import Liveness
-from consumer.outbound import OutputLayout
 from consumer.ownership import Ownership
-from consumer.plain_commit import PlainDelivery
 from consumer.poll import Poller
-from consumer.position import place
 from consumer.prepare import Preparer
 from consumer.queues import BoundedQueue
 from consumer.records import EmbeddedWindow, Polled, Window
 from consumer.reporting import Reporting
 from consumer.split import SPLITTER_VERSION
 from consumer.topics import Topics
-from consumer.transaction import PENDING_TIMEOUTS, TransactionalDelivery
 from consumer.unowned import Unowned, shares_of, watch
 from consumer.windows import WindowBuilder
 from embedstream.errors import EmbedstreamError, TryAgainError
-from embedstream.kafka import make_admin, make_consumer, make_producer
+from embedstream.kafka import make_admin
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
 from embedstream.rate import RateLimit
@@ -62,22 +58,17 @@ __all__ = ["Daemon"]
 
 # One window being encoded, one ready for the encoder; one being delivered, one ready for delivery.
 WINDOWS_AHEAD = 1
-# A revoke waits at most so long for encoded windows to be delivered.
-REVOKE_SECONDS = 2.0
 # A revoke that takes longer looks like partitions that nobody has; more than it should ever take.
 LEAST_PATIENCE_SECONDS = REVOKE_SECONDS + 3.0
 DRAINED_CHECK_SECONDS = 0.5
 # How long the end waits for the money that was spent to be written down.
 WRITE_DOWN_SECONDS = 6.0
-STATISTICS_SECONDS = 1.0
 MAIN_LOOK_SECONDS = 0.2
 STOP_MEND = "start the daemon again: it is read again; consumer.stop_seconds gives it more time"
 # The first window, before a rate is known: enough batches to measure one.
 FIRST_BATCHES = 8
 # What the cache has for its last writes, once all is delivered.
 CACHE_SECONDS = 1.0
-# The Kafka client's own default for what it sends to a partition at once.
-BATCH_BYTES = 1_000_000
 
 _log = get_logger("daemon")
 
@@ -227,7 +218,7 @@ class Daemon:
         windows: BoundedQueue[Window] = BoundedQueue(WINDOWS_AHEAD)
         embedded: BoundedQueue[EmbeddedWindow] = BoundedQueue(WINDOWS_AHEAD)
         ownership = Ownership()
-        poller = self._make_poller(inputs, ownership)
+        poller = make_poller(self._settings, inputs, ownership, self.metrics, self.liveness.told)
         progressed = self.liveness.progressed
         cache = None
         if self._redis is not None:
@@ -260,7 +251,14 @@ class Daemon:
             limit=RateLimit(settings.rate),
             cache=cache,
         )
-        delivery = self._make_delivery(poller, ownership, topics.layout, encoder.info.fingerprint)
+        delivery = make_delivery(
+            self._settings,
+            poller,
+            ownership,
+            topics.layout,
+            encoder.info.fingerprint,
+            stopping=self._is_ending,
+        )
         deliverer = Deliverer(
             embedded,
             delivery,
@@ -338,78 +336,6 @@ class Daemon:
             size=settings.window_bytes,
             linger=settings.linger_seconds,
             first_tokens=FIRST_BATCHES * encoder.token_budget,
-        )
-
-    def _make_poller(self, inputs: BoundedQueue[Polled], ownership: Ownership) -> Poller:
-        settings = self._settings.consumer
-        group: dict[str, Any] = {
-            "group_id": settings.group,
-            "max_poll_interval_ms": int(settings.max_poll_interval_seconds * 1000),
-            "client_id": f"embedstream-{settings.instance_id}",
-            "statistics_interval_ms": int(STATISTICS_SECONDS * 1000),
-            "stats_cb": self.liveness.told,
-            # Where to begin is decided in consumer.position, never by the client.
-            "auto_offset_reset": "error",
-            # How soon partitions that were added are noticed; the client's default is five minutes.
-            "topic_metadata_refresh_interval_ms": 30_000,
-        }
-        if settings.group_protocol == "consumer":
-            group["group_protocol"] = "consumer"
-        else:
-            group |= {
-                "group_protocol": "classic",
-                "partition_assignment_strategy": "cooperative-sticky",
-                "session_timeout_ms": int(settings.session_timeout_seconds * 1000),
-                "heartbeat_interval_ms": int(min(3.0, settings.session_timeout_seconds / 5) * 1000),
-            }
-            if settings.delivery == "exactly-once":
-                # Whom the group fences can only be told by the transactional id that goes with it.
-                group["group_instance_id"] = settings.instance_id
-        return Poller(
-            make_consumer(self._settings.kafka, **group),
-            self._settings.kafka.documents_topic,
-            inputs,
-            ownership,
-            self.metrics,
-            revoke_seconds=REVOKE_SECONDS,
-            max_poll_seconds=settings.max_poll_interval_seconds,
-            pending_seconds=PENDING_TIMEOUTS * settings.transaction_timeout_seconds,
-            place=partial(
-                place,
-                group=settings.group,
-                skip_expired=settings.expired_offsets == "skip",
-                metrics=self.metrics,
-            ),
-        )
-
-    def _make_delivery(
-        self, poller: Poller, ownership: Ownership, layout: OutputLayout, fingerprint: str
-    ) -> Delivery:
-        settings, kafka = self._settings.consumer, self._settings.kafka
-        name = f"embedstream-{settings.group}-{settings.instance_id}"
-        # Dead letters carry up to 4 MiB; the topics' own limits were checked before.
-        common = {
-            "message_max_bytes": 8 * 1024 * 1024,
-            # A batch that is too large for its topic is refused whole, however small its records.
-            "batch_size": max(1, min(BATCH_BYTES, layout.batch_bytes)),
-            "client_id": name,
-        }
-        if settings.delivery == "at-least-once":
-            return PlainDelivery(lambda: make_producer(kafka, **common), poller, fingerprint=fingerprint)
-        timeout_ms = int(settings.transaction_timeout_seconds * 1000)
-
-        def producer() -> Producer:
-            return make_producer(kafka, transactional_id=name, transaction_timeout_ms=timeout_ms, **common)
-
-        return TransactionalDelivery(
-            producer,
-            poller,
-            ownership,
-            topic=kafka.documents_topic,
-            transactional_id=name,
-            fingerprint=fingerprint,
-            timeout_seconds=settings.transaction_timeout_seconds,
-            stopping=self._is_ending,
         )
 
     def _watch(self, drained: Drained) -> None:

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from consumer.outbound import ItemRecords, OutboundRecord
-from embedstream.errors import ConfigError
-from embedstream.kafka import describe_error
+from embedstream.errors import ConfigError, EmbedstreamError
+from embedstream.kafka import describe_error, explain, is_denied
 
 __all__ = ["Sending", "refusal"]
 
@@ -61,7 +61,7 @@ class Sending:
         self._flush()
 
     @property
-    def refused(self) -> ConfigError | None:
+    def refused(self) -> EmbedstreamError | None:
         """Why a topic refused a record for what it is: sending it again would end the same way."""
         return None if self.failed is None else refusal(self.failed)
 
@@ -113,8 +113,10 @@ class Sending:
             self.failed = error
 
 
-def refusal(error: KafkaError) -> ConfigError | None:
+def refusal(error: KafkaError) -> EmbedstreamError | None:
     """What to end with where a topic never takes a record, however often sent; None for other errors."""
+    if is_denied(error):
+        return explain(KafkaException(error))
     if error.code() not in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD):
         return None
     return ConfigError(

@@ -19,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from consumer.outbound import OutputLayout
 from embedstream.errors import ConfigError
-from embedstream.kafka import explain
+from embedstream.kafka import all_topics, explain
 from embedstream.logs import get_logger
 from embedstream.settings import KafkaSettings
 from embedstream.topic_rules import Tools
@@ -64,6 +64,8 @@ class Topics:
         """
         self._admin = admin
         self._kafka = kafka
+        # Says at once where a broker refuses this user, or no broker answers.
+        all_topics(admin)
         self.embeddings_header = SINGLE_OBJECT_HEADER
         self._documents, self._embeddings, self._dead_letters = self._described()
         documents, dead_letters = self._documents, self._dead_letters

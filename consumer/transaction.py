@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from consumer.poll import Poller
 from consumer.sending import Sending, refusal
 from consumer.silent import PENDING_MEND
 from embedstream.errors import ConfigError, FencedError, ServiceUnavailableError, TryAgainError
-from embedstream.kafka import describe_error
+from embedstream.kafka import describe_error, explain, is_denied
 from embedstream.logs import get_logger
 
 __all__ = ["PENDING_TIMEOUTS", "TransactionalDelivery"]
@@ -168,7 +169,13 @@ class TransactionalDelivery:
 
         Raises:
             FencedError: our id is another's. A new producer would take it back, for ever in turn.
+            ConfigError: this user may not write there.
         """
+        if is_denied(error):
+            # A new producer has no other rights. An abort that is refused too is left to our id's next one.
+            with suppress(KafkaException, _Broken):
+                self._abort(producer)
+            raise explain(KafkaException(error))
         outcome: Exception = _not_delivered(error)
         if error.txn_requires_abort() or error.code() == KafkaError._FATAL:
             # Of a fatal error, producing says only that it is one, and this says which.

@@ -19,7 +19,9 @@ from embedstream.commands import (
     dlq,
     estimate,
     export,
+    fleet,
     model,
+    pod,
     produce,
     replay,
     search,
@@ -27,6 +29,7 @@ from embedstream.commands import (
     topics,
     verify,
 )
+from embedstream.commands.common import allows_plaintext
 from embedstream.errors import UsageError
 
 __all__ = ["app", "main"]
@@ -54,6 +57,13 @@ app.add_typer(model.app, name="model")
 app.command()(export.export)
 app.command()(search.search)
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(fleet.app, name="fleet")
+app.command(context_settings=pod.PASSES_FLAGS_ON)(pod.pod)
+
+for _app in (app, *(group.typer_instance for group in app.registered_groups)):
+    for _command in _app.registered_commands if _app is not None else ():
+        if _command.callback is not None:
+            _command.callback = allows_plaintext(_command.callback)
 
 
 def main() -> None:

@@ -99,6 +99,15 @@ class Estimate:
             "between_brokers": disk["all"] * (self.replication - 1),
         }
 
+    @property
+    def network_per_pod(self) -> dict[str, float]:
+        """Bytes that each pod reads from the broker and writes to it, if all are equally fast."""
+        network = self.network
+        return {
+            "reads": network["broker_to_gpus"] / self.pods,
+            "writes": network["gpus_to_broker"] / self.pods,
+        }
+
     def to_json(self) -> dict[str, object]:
         """Return the estimate as what `json.dumps` takes; a range is low, likely, high."""
         return {
@@ -125,6 +134,7 @@ class Estimate:
             "disk_bytes": {name: round(size) for name, size in self.disk.items()},
             "disk_bytes_replicated": round(self.disk["all"] * self.replication),
             "network_bytes": {name: round(size) for name, size in self.network.items()},
+            "network_bytes_per_pod": {name: round(size) for name, size in self.network_per_pod.items()},
         }
 
     def lines(self) -> Iterator[str]:
@@ -154,6 +164,9 @@ class Estimate:
         yield "network: " + ", ".join(
             f"{size_text(n)} {k.replace('_', ' ')}" for k, n in self.network.items()
         )
+        if self.pods > 1:
+            pod = self.network_per_pod
+            yield f"  each pod reads {size_text(pod['reads'])} and writes {size_text(pod['writes'])}"
         yield (
             f"rests on {self.sampled['documents']:,} documents of {size_text(self.sampled['bytes'])}"
             f" in {self.sampled['units']:,} places; tokens by {self.basis}; the range of a count holds"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ClusterMetadata  # type: ignore[attr-defined]
 
 from embedstream.errors import ConfigError, EmbedstreamError, ServiceUnavailableError
+from embedstream.kafka_security import Refusals, refuse_plaintext
 from embedstream.logs import get_logger
 from embedstream.settings import KafkaSettings
 
 __all__ = [
+    "all_topics",
     "describe_error",
     "explain",
+    "is_denied",
     "make_admin",
     "make_consumer",
     "make_producer",
@@ -27,7 +32,17 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 
 Client = TypeVar("Client")
 
+_NOT_ALLOWED = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "a topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "its group",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "something of the whole cluster",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "its transactional id",
+}
+
 _log = get_logger("kafka")
+_refusals = Refusals()
+# Which settings each client was made with: they say what a refusal is about.
+_settings_of: WeakKeyDictionary[AdminClient, KafkaSettings] = WeakKeyDictionary()
 
 
 def make_producer(kafka: KafkaSettings, **overrides: Any) -> Producer:
@@ -64,7 +79,39 @@ def make_consumer(kafka: KafkaSettings, **overrides: Any) -> Consumer:
 
 def make_admin(kafka: KafkaSettings, **overrides: Any) -> AdminClient:
     """A client for metadata, topics and a group's offsets; it may be used from any thread."""
-    return _make(AdminClient, kafka, {}, overrides)
+    admin = _make(AdminClient, kafka, {}, overrides)
+    _settings_of[admin] = kafka
+    return admin
+
+
+def all_topics(admin: AdminClient) -> ClusterMetadata:
+    """The brokers, and every topic that this user may see: the first question to a cluster.
+
+    All topics, because asking for one by its name makes it on a broker that creates topics on demand.
+
+    Raises:
+        ConfigError: a broker refuses the user, or its certificate is not to be trusted; said at once, and not
+            tried again.
+        ServiceUnavailableError: no broker answers.
+    """
+    ends = time.monotonic() + CONNECT_TIMEOUT_SECONDS
+    patience = 1.0
+    while True:
+        try:
+            found = admin.list_topics(timeout=min(patience, max(0.1, ends - time.monotonic())))
+        except KafkaException as exception:
+            error = exception
+        else:
+            _refuse_plaintext_elsewhere(found, _settings_of.get(admin))
+            return found
+        admin.poll(0)  # hands over what the client has to tell
+        kafka = _settings_of.get(admin)
+        refused = None if kafka is None else _refusals.explained(kafka.bootstrap_servers, kafka.client)
+        if refused is not None:
+            raise refused
+        if time.monotonic() > ends:
+            raise explain(error) from None
+        patience *= 2
 
 
 def topic_partitions(
@@ -85,13 +132,11 @@ def topic_partitions(
         ServiceUnavailableError: no broker answers.
         ConfigError: the topic does not exist.
     """
-    try:
-        # All topics, not this one: asked by name, a broker may make it.
-        metadata = admin.list_topics(timeout=CONNECT_TIMEOUT_SECONDS).topics.get(topic)
-    except KafkaException as error:
-        raise explain(error) from None
+    metadata = all_topics(admin).topics.get(topic)
     if metadata is None:
-        raise ConfigError(f"{setting} {topic!r} does not exist", mend)
+        # A broker with ACLs hides what a user may not describe.
+        hidden = " or this user may not see it" if _has_user(admin) else ""
+        raise ConfigError(f"{setting} {topic!r} does not exist{hidden}", mend + _allow(admin))
     if metadata.error is not None:
         raise explain(KafkaException(metadata.error))
     return len(metadata.partitions)
@@ -109,6 +154,11 @@ def topics_answer(admin: AdminClient) -> bool:
 def describe_error(error: KafkaError) -> str:
     """The error's name and text, without the client's own decoration."""
     return f"{error.name()}: {error.str()}"
+
+
+def is_denied(error: KafkaError) -> bool:
+    """Whether a right is lacking: trying again does not mend it."""
+    return _denied(error) is not None
 
 
 def explain(exception: KafkaException) -> EmbedstreamError:
@@ -133,16 +183,38 @@ def explain(exception: KafkaException) -> EmbedstreamError:
         return ServiceUnavailableError(
             f"the broker refused the connection ({describe_error(error)})", "check [kafka.client]"
         )
-    if code in (
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-    ):
+    denied = _denied(error)
+    if denied is not None:
         return ConfigError(
-            f"the broker does not allow this ({describe_error(error)})", "check the user's ACLs"
+            f"the broker does not allow this user {denied} ({describe_error(error)})",
+            "give it the ACLs of its role (deploy/kafka/acls.sh lists them)",
         )
     return ServiceUnavailableError(f"Kafka: {describe_error(error)}")
+
+
+def _denied(error: KafkaError) -> str | None:
+    """What the user has no right to; None for another error."""
+    if error.code() != KafkaError._FATAL:
+        return _NOT_ALLOWED.get(error.code())
+    # A fatal error of an idempotent producer comes under a code of its own.
+    return "to write" if "authorization failed" in error.str().lower() else None
+
+
+def _refuse_plaintext_elsewhere(found: ClusterMetadata, kafka: KafkaSettings | None) -> None:
+    """The addresses that the brokers give themselves are the ones that data goes to."""
+    if kafka is not None and not kafka.allow_plaintext:
+        servers = ",".join(f"{broker.host}:{broker.port}" for broker in found.brokers.values())
+        if servers:
+            refuse_plaintext(servers, kafka.client, "the broker tells clients to come to")
+
+
+def _has_user(admin: AdminClient) -> bool:
+    kafka = _settings_of.get(admin)
+    return kafka is not None and "sasl.username" in kafka.client
+
+
+def _allow(admin: AdminClient) -> str:
+    return ", or give the user the ACLs of its role (deploy/kafka/acls.sh)" if _has_user(admin) else ""
 
 
 def _make(kind: Callable[[dict[str, Any]], Client], kafka: KafkaSettings, *layers: dict[str, Any]) -> Client:
@@ -151,6 +223,8 @@ def _make(kind: Callable[[dict[str, Any]], Client], kafka: KafkaSettings, *layer
         "error_cb": _on_error,
         "logger": _RdkafkaLog(),
     }
+    if not kafka.allow_plaintext:
+        refuse_plaintext(kafka.bootstrap_servers, kafka.client)
     for layer in layers:
         # Only callbacks have an underscore of their own.
         config |= {
@@ -166,6 +240,7 @@ def _make(kind: Callable[[dict[str, Any]], Client], kafka: KafkaSettings, *layer
 
 def _on_error(error: KafkaError) -> None:
     # Connection troubles pass by themselves or end in a time-out that is reported where it matters.
+    _refusals.note(error)
     _log.debug("kafka_client_error", error=describe_error(error))
 
 

@@ -9,8 +9,8 @@ from typing import Self
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from embedstream.errors import ConfigError
-from embedstream.kafka import explain, make_consumer
+from embedstream.errors import ConfigError, ServiceUnavailableError
+from embedstream.kafka import explain, is_denied, make_consumer
 from embedstream.settings import KafkaSettings
 
 __all__ = ["GroupOffsets", "committed_offsets", "end_offsets", "offsets_at", "start_offsets"]
@@ -97,11 +97,20 @@ class GroupOffsets:
 
         Raises:
             ServiceUnavailableError: No broker answers.
+            ConfigError: This user may not see the group.
         """
         asked = [TopicPartition(topic, each) for each in partitions]
         if not asked:
             return {}
-        answer = _repeat(lambda: self._consumer.committed(asked, timeout=REQUEST_SECONDS))
+        try:
+            answer = _repeat(lambda: self._consumer.committed(asked, timeout=REQUEST_SECONDS))
+        except ServiceUnavailableError:
+            # A client that may not ask for the coordinator asks until its time is up; here it says why.
+            message = self._consumer.poll(0)
+            error = None if message is None else message.error()
+            if error is not None and is_denied(error):
+                raise explain(KafkaException(error)) from None
+            raise
         return {each.partition: each for each in answer if each.offset >= 0}
 
     def write(self, offsets: list[TopicPartition]) -> None:

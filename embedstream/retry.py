@@ -29,7 +29,14 @@ from confluent_kafka.admin import AdminClient
 
 from embedstream.dead_letters import Filter, Letter, position, read_letters
 from embedstream.errors import ConfigError, FencedError, TryAgainError
-from embedstream.kafka import describe_error, explain, make_admin, make_producer, topic_partitions
+from embedstream.kafka import (
+    describe_error,
+    explain,
+    is_denied,
+    make_admin,
+    make_producer,
+    topic_partitions,
+)
 from embedstream.offsets import end_offsets, start_offsets
 from embedstream.settings import KafkaSettings
 from embedstream.topic_reader import read_partition
@@ -192,6 +199,8 @@ class _Transactions:
                 f"the topic of a record that is sent back refuses it ({describe_error(error)})",
                 "raise its max.message.bytes; `embedstream topics check` tells the size",
             )
+        if is_denied(error):
+            return explain(KafkaException(error))
         return TryAgainError(
             f"records could not be sent back ({describe_error(error)})",
             "run it again: what was sent is marked and is not sent twice",

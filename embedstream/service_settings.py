@@ -1,4 +1,4 @@
-"""Settings of the services beside Kafka, each off as long as it has no URL: a cache, a schema registry."""
+"""Settings of what stands beside Kafka: a cache, a schema registry, metrics, money, a store to export to."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-__all__ = ["CacheSettings", "SchemaRegistrySettings", "without_secrets"]
+from embedstream.settings_types import NonEmpty, Section
+
+__all__ = [
+    "CacheSettings",
+    "CostSettings",
+    "ExportSettings",
+    "MetricsSettings",
+    "SchemaRegistrySettings",
+    "without_secrets",
+]
 
 # In a URL: what stands before the host, and a parameter that is a password.
 _URL_SECRETS = re.compile(r"(?<=://).*(?=@)|(?<=password=)[^&]*", re.IGNORECASE)
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-_NonEmpty = Annotated[str, Field(min_length=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _seconds(value: object) -> object:
@@ -36,7 +39,7 @@ def _is_url(value: str, schemes: tuple[str, ...]) -> bool:
         return False
 
 
-class CacheSettings(_Section):
+class CacheSettings(Section):
     """Vectors that were computed before, in Redis; without a `url` there is no cache.
 
     `url` is `redis://` or `rediss://`; `ttl` is how long a vector is kept: seconds, or 12h, 7d and the like.
@@ -45,7 +48,7 @@ class CacheSettings(_Section):
     `timeout_seconds` is what the encoder waits for an answer at most.
     """
 
-    url: _NonEmpty | None = None
+    url: NonEmpty | None = None
     ttl: Annotated[int, BeforeValidator(_seconds), Field(ge=1, le=10 * 365 * 86_400)] = 7 * 86_400
     dtype: Literal["fp32", "fp16"] = "fp32"
     timeout_seconds: Annotated[float, Field(gt=0, le=10)] = 0.1
@@ -61,15 +64,15 @@ class CacheSettings(_Section):
         return value
 
 
-class SchemaRegistrySettings(_Section):
+class SchemaRegistrySettings(Section):
     """A schema registry with Confluent's interface; without a `url`, records name their schema themselves.
 
     `url` may be several, parted by commas, which are tried in turn; `SSL_CERT_FILE` names a CA of one's own.
     """
 
-    url: _NonEmpty | None = None
-    username: _NonEmpty | None = None
-    password: _NonEmpty | None = None
+    url: NonEmpty | None = None
+    username: NonEmpty | None = None
+    password: NonEmpty | None = None
     timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 5.0
 
     @field_validator("url")
@@ -86,6 +89,38 @@ class SchemaRegistrySettings(_Section):
         if (self.username is None) != (self.password is None):
             raise ValueError("set both schema_registry.username and schema_registry.password, or neither")
         return self
+
+
+class MetricsSettings(Section):
+    """Where `/metrics` listens. Port 0 takes a free one, -1 switches it off.
+
+    `token` is a bearer token that `/metrics` asks for; `progress_seconds` is how often Kafka is asked how far
+    the group is.
+    """
+
+    host: NonEmpty = "127.0.0.1"
+    port: Annotated[int, Field(ge=-1, le=65_535)] = 9400
+    token: Annotated[str, Field(pattern=r"^[!-~]+$")] | None = None
+    progress_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
+
+
+class CostSettings(Section):
+    """Dollars an hour for this machine, and how many the group may spend before its daemons stop."""
+
+    price_per_hour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _budget_needs_a_price(self) -> Self:
+        if self.budget is not None and self.price_per_hour is None:
+            raise ValueError("a budget needs a price: set cost.price_per_hour (--price-per-hour)")
+        return self
+
+
+class ExportSettings(Section):
+    """What `export` needs beside its flags."""
+
+    qdrant_api_key: NonEmpty | None = None
 
 
 def without_secrets(text: str) -> str:

@@ -18,26 +18,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ByteSize,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from embedstream.errors import ConfigError
-from embedstream.service_settings import CacheSettings, SchemaRegistrySettings, without_secrets
+from embedstream.fleet.settings import FleetSettings, PodSettings
+from embedstream.secret_files import ENV_PREFIX, is_secret, secrets_in_files
+from embedstream.service_settings import (
+    CacheSettings,
+    CostSettings,
+    ExportSettings,
+    MetricsSettings,
+    SchemaRegistrySettings,
+    without_secrets,
+)
+from embedstream.settings_types import Names, NonEmpty, Section
 
 __all__ = [
     "CacheSettings",
@@ -45,41 +45,21 @@ __all__ = [
     "CostSettings",
     "EncoderSettings",
     "ExportSettings",
+    "FleetSettings",
     "KafkaSettings",
     "Loaded",
     "MetricsSettings",
+    "PodSettings",
     "ProducerSettings",
     "SchemaRegistrySettings",
     "Settings",
+    "as_variables",
     "load",
     "load_with_sources",
     "shown",
 ]
 
-ENV_PREFIX = "EMBEDSTREAM_"
 FILE_NAME = "embedstream.toml"
-# Parts of a setting's name, or of a librdkafka property's, that make its value a secret.
-SECRET_WORDS = (
-    *("password", "secret", ".token.", "key.pem", "api_key", "oauthbearer.config", "jaas"),
-    # With hosted registries it is one half of a key.
-    "schema_registry.username",
-)
-
-NonEmpty = Annotated[str, Field(min_length=1)]
-
-
-def _by_comma(value: object) -> object:
-    """A variable holds one text; in it, commas part the entries of a list."""
-    if isinstance(value, str):
-        return [entry for entry in map(str.strip, value.split(",")) if entry]
-    return value
-
-
-Names = Annotated[tuple[NonEmpty, ...], NoDecode, BeforeValidator(_by_comma)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _property_names(value: object) -> object:
@@ -93,17 +73,22 @@ def _property_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class KafkaSettings(_Section):
-    """Where Kafka is, which topics are used, and any librdkafka property (`[kafka.client]`)."""
+class KafkaSettings(Section):
+    """Where Kafka is, which topics are used, and any librdkafka property (`[kafka.client]`).
+
+    Brokers that are not on this machine or a private network are refused without TLS, unless
+    `allow_plaintext` is set.
+    """
 
     bootstrap_servers: NonEmpty = "127.0.0.1:9092"
+    allow_plaintext: bool = False
     documents_topic: NonEmpty = "documents"
     embeddings_topic: NonEmpty = "embeddings"
     dead_letters_topic: NonEmpty = "dead-letters"
     client: Annotated[dict[str, str], BeforeValidator(_property_names)] = Field(default_factory=dict)
 
 
-class ProducerSettings(_Section):
+class ProducerSettings(Section):
     """What of a corpus becomes records of the documents topic, and how.
 
     `metadata_field` names the fields that are kept (none: all); `include` and `exclude` are globs; `sample`
@@ -135,7 +120,7 @@ class ProducerSettings(_Section):
     metrics_port: Annotated[int, Field(ge=-1, le=65_535)] = -1
 
 
-class EncoderSettings(_Section):
+class EncoderSettings(Section):
     """The model and how it runs.
 
     `max_tokens` and `truncate_dim` default to the model's own, `token_budget` (of a batch) to what is fastest
@@ -151,7 +136,7 @@ class EncoderSettings(_Section):
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
 
 
-class ConsumerSettings(_Section):
+class ConsumerSettings(Section):
     """How records are read, grouped into windows, and delivered.
 
     `window_seconds` is encoding time; `window_bytes` and `queue_bytes` are document bytes held in memory;
@@ -193,38 +178,6 @@ class ConsumerSettings(_Section):
         return value
 
 
-class MetricsSettings(_Section):
-    """Where `/metrics` listens. Port 0 takes a free one, -1 switches it off.
-
-    `token` is a bearer token that `/metrics` asks for; `progress_seconds` is how often Kafka is asked how far
-    the group is.
-    """
-
-    host: NonEmpty = "127.0.0.1"
-    port: Annotated[int, Field(ge=-1, le=65_535)] = 9400
-    token: Annotated[str, Field(pattern=r"^[!-~]+$")] | None = None
-    progress_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
-
-
-class CostSettings(_Section):
-    """Dollars an hour for this machine, and how many the group may spend before its daemons stop."""
-
-    price_per_hour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-
-    @model_validator(mode="after")
-    def _budget_needs_a_price(self) -> CostSettings:
-        if self.budget is not None and self.price_per_hour is None:
-            raise ValueError("a budget needs a price: set cost.price_per_hour (--price-per-hour)")
-        return self
-
-
-class ExportSettings(_Section):
-    """What `export` needs beside its flags."""
-
-    qdrant_api_key: NonEmpty | None = None
-
-
 class Settings(BaseSettings):
     """All settings, validated and frozen."""
 
@@ -245,6 +198,8 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     cost: CostSettings = Field(default_factory=CostSettings)
     export: ExportSettings = Field(default_factory=ExportSettings)
+    fleet: FleetSettings = Field(default_factory=FleetSettings)
+    pod: PodSettings = Field(default_factory=PodSettings)
 
     @classmethod
     def settings_customise_sources(
@@ -303,8 +258,20 @@ def shown(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
     """Yields (name, value, source) for every setting, with secrets hidden."""
     for path, value in _leaves(loaded.settings.model_dump()):
         name = ".".join(path)
-        secret = _is_secret(name) and value not in (None, "")
+        secret = is_secret(name) and value not in (None, "")
         yield name, "********" if secret else without_secrets(str(value)), loaded.source(name)
+
+
+def as_variables(loaded: Loaded) -> dict[str, str]:
+    """Every setting that is not a default, as the `EMBEDSTREAM_*` variable that sets it elsewhere."""
+    variables: dict[str, str] = {}
+    for path, value in _leaves(loaded.settings.model_dump(mode="json")):
+        name = ".".join(path)
+        if loaded.source(name) == "default" or value is None or isinstance(value, dict):
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        variables[_variable(path)] = text.lower() if isinstance(value, bool) else text
+    return variables
 
 
 def _layers(config: Path | None, flags: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -331,7 +298,8 @@ def _from_file(path: Path) -> Mapping[str, Any]:
 
 
 def _from_environment() -> Mapping[str, Any]:
-    nested: Mapping[str, Any] = EnvSettingsSource(Settings)()
+    nested: dict[str, Any] = EnvSettingsSource(Settings)()
+    from_files = secrets_in_files()
     known = {
         f"{ENV_PREFIX}{section}__{name}".upper()
         for section, field in Settings.model_fields.items()
@@ -342,11 +310,17 @@ def _from_environment() -> Mapping[str, Any]:
         if (
             name.startswith(ENV_PREFIX)
             and name not in known
+            and name not in from_files
             and not name.startswith(f"{ENV_PREFIX}KAFKA__CLIENT")
         ):
             raise ConfigError(
                 f"the environment variable {variable} is no setting", _suggestion(name, sorted(known))
             )
+    for variable, secret in from_files.items():
+        path = tuple(variable.removeprefix(ENV_PREFIX).removesuffix("_FILE").lower().split("__"))
+        nested.get(path[0], {}).pop(f"{path[-1]}_file", None)
+        nested.get(path[0], {}).get("client", {}).pop(f"{path[-1]}_file", None)
+        _put(nested, path, secret)
     return nested
 
 
@@ -385,10 +359,14 @@ def _put(nested: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 def _origin(label: str, path: tuple[str, ...]) -> str:
     if label == "environment":
-        return ENV_PREFIX + "__".join(path).upper().replace(".", "_")
+        return _variable(path)
     if label == "flag":
         return "--" + path[-1].replace("_", "-")
     return label
+
+
+def _variable(path: tuple[str, ...]) -> str:
+    return ENV_PREFIX + "__".join(path).upper().replace(".", "_")
 
 
 def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigError:
@@ -400,16 +378,10 @@ def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigErro
         known = [".".join(path) for path, _ in _leaves(Settings().model_dump())]
         return ConfigError(f"{name} (from {source}) is no setting", _suggestion(name, known))
     value = first["input"]
-    hidden = _is_secret(name) or isinstance(value, dict)
+    hidden = is_secret(name) or isinstance(value, dict)
     # A URL may hold a password, and one that is wrong may hold it anywhere.
     told = "" if hidden or name.endswith(".url") else f" = {value!r}"
     return ConfigError(f"{name}{told} (from {source}) is wrong", _mend(first["msg"]))
-
-
-def _is_secret(name: str) -> bool:
-    # By its end, or the tokens of an encoder would be hidden as well.
-    lowered = name.lower()
-    return lowered.endswith("token") or any(word in lowered for word in SECRET_WORDS)
 
 
 def _mend(message: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Problem", "Role", "Tools", "Topic", "check", "settings_of_new"]
+__all__ = ["Problem", "Role", "Tools", "Topic", "check", "check_room", "settings_of_new"]
 
 Role = Literal["documents", "embeddings", "dead_letters"]
 
@@ -95,13 +95,16 @@ def settings_of_new(role: Role, replication: int | None) -> dict[str, str]:
     return settings | {"min.insync.replicas": "2"} if (replication or 1) >= 3 else settings
 
 
-def check(topics: Mapping[Role, Topic], names: Mapping[Role, str], tools: Tools) -> list[Problem]:
+def check(
+    topics: Mapping[Role, Topic], names: Mapping[Role, str], tools: Tools, brokers: int = 1
+) -> list[Problem]:
     """Say what is wrong, topic by topic.
 
     Args:
         topics: The topics that exist.
         names: What each of the three is called.
         tools: Words the mends.
+        brokers: How many the cluster has.
     """
     documents = topics.get("documents")
     problems: list[Problem] = []
@@ -118,7 +121,7 @@ def check(topics: Mapping[Role, Topic], names: Mapping[Role, str], tools: Tools)
         else:
             problems.extend(_check_cleanup(role, topic.name, topic.settings, tools))
             problems.extend(_check_size(role, topic.name, topic.settings, documents, tools))
-            problems.extend(_check_durability(topic, topic.settings, tools))
+            problems.extend(_check_durability(topic, topic.settings, tools, brokers))
     return problems
 
 
@@ -188,7 +191,48 @@ def _check_size(
         yield Problem(name, setting, message, tools.set(name, setting, str(needed)))
 
 
-def _check_durability(topic: Topic, settings: Mapping[str, str], tools: Tools) -> Iterator[Problem]:
+def check_room(
+    topics: Mapping[Role, Topic], needed: Mapping[str, float], disk: int, brokers: int
+) -> list[Problem]:
+    """Say whether the brokers' disks can carry the whole job.
+
+    Args:
+        topics: The topics that exist; their copies count.
+        needed: Bytes before replication: `disk_bytes` of `embedstream estimate --json`.
+        disk: Free bytes of each broker.
+        brokers: How many there are.
+    """
+    copies = {role: topic.replicas for role, topic in topics.items()}
+    documents = needed["documents"] * copies.get("documents", 1)
+    whole = documents + (needed["all"] - needed["documents"]) * copies.get("embeddings", 1)
+    # Segments are closed and leaders spread unevenly.
+    if whole <= 0.9 * disk * brokers:
+        return []
+    message = (
+        f"the job takes {whole / 1e9:,.0f} GB with all copies, and {brokers} brokers have"
+        f" {disk * brokers / 1e9:,.0f} GB free"
+    )
+    mend = "give them more disk, make fewer copies, or store fewer dimensions (--truncate-dim)"
+    return [Problem("disk", "", message, mend)]
+
+
+def _check_durability(
+    topic: Topic, settings: Mapping[str, str], tools: Tools, brokers: int
+) -> Iterator[Problem]:
+    in_sync = int(settings.get("min.insync.replicas", "1"))
+    if in_sync > topic.replicas:
+        message = (
+            f"min.insync.replicas is {in_sync} and it has {topic.replicas} copies, so nothing can be written"
+        )
+        mend = tools.set(topic.name, "min.insync.replicas", str(topic.replicas))
+        yield Problem(topic.name, "min.insync.replicas", message, mend)
+    if topic.replicas < 3 <= brokers:
+        message = (
+            f"it has {topic.replicas} copies though there are {brokers} brokers, so failing disks can lose it"
+        )
+        mend = "make it anew with `embedstream topics create --replication 3`, or reassign its partitions"
+        yield Problem(topic.name, "replication", message, mend, serious=False)
+
     setting = "unclean.leader.election.enable"
     if settings.get(setting) == "true":
         message = f"{setting} is true, so acknowledged records can be lost when brokers fail"

@@ -19,9 +19,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from embedstream.errors import ConfigError, ServiceUnavailableError, UsageError
-from embedstream.kafka import CONNECT_TIMEOUT_SECONDS, describe_error, explain, make_admin
+from embedstream.kafka import CONNECT_TIMEOUT_SECONDS, all_topics, describe_error, explain, make_admin
 from embedstream.settings import KafkaSettings
-from embedstream.topic_rules import Problem, Role, Tools, Topic, check, settings_of_new
+from embedstream.topic_rules import Problem, Role, Tools, Topic, check, check_room, settings_of_new
 
 __all__ = [
     "Created",
@@ -117,15 +117,25 @@ def create_topics(kafka: KafkaSettings, partitions: int, replication: int | None
     return Created(tuple(created), existing, tuple(problems))
 
 
-def check_topics(kafka: KafkaSettings) -> list[Problem]:
-    """Say what is wrong with the topics, in the order documents, embeddings, dead letters.
+def check_topics(
+    kafka: KafkaSettings, needed: Mapping[str, float] | None = None, disk: int = 0
+) -> list[Problem]:
+    """Say what is wrong with the topics, in the order documents, embeddings, dead letters; then the disks.
+
+    Args:
+        kafka: Names the broker and the topics.
+        needed: Bytes of the whole job, as `topic_rules.check_room` takes them; None not to ask.
+        disk: Free bytes of each broker: Kafka tells them to no client of this kind.
 
     Raises:
         ConfigError: Two of the topics have the same name.
         ServiceUnavailableError: No broker answers.
     """
     names = _names(kafka)
-    return check(_describe(make_admin(kafka), names), names, Tools(kafka.bootstrap_servers))
+    admin = make_admin(kafka)
+    topics, brokers = _describe(admin, names), len(all_topics(admin).brokers)
+    problems = check(topics, names, Tools(kafka.bootstrap_servers), brokers)
+    return problems + (check_room(topics, needed, disk, brokers) if needed is not None else [])
 
 
 def copies_of(admin: AdminClient, name: str) -> int | None:
@@ -166,14 +176,8 @@ def _names(kafka: KafkaSettings) -> dict[Role, str]:
 
 
 def _shapes(admin: AdminClient) -> dict[str, _Shape]:
-    """Return every topic of the cluster.
-
-    All are listed, because asking for one by its name makes it on a broker that creates topics on demand.
-    """
-    try:
-        topics = admin.list_topics(timeout=CONNECT_TIMEOUT_SECONDS).topics
-    except KafkaException as error:
-        raise explain(error) from None
+    """Return every topic of the cluster."""
+    topics = all_topics(admin).topics
     return {
         name: _Shape(
             len(topic.partitions),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -146,12 +147,27 @@ class Sender:
 
     def flush(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for what is queued; return whether all of it has arrived or failed."""
-        return int(self._producer.flush(timeout)) == 0
+        return self._served(lambda: self._producer.flush(timeout)) == 0
 
     def serve(self) -> None:
         """Take the delivery reports that have come."""
         self._since_served = 0
-        self._producer.poll(0)
+        self._served(lambda: self._producer.poll(0))
+
+    def _served(self, call: Callable[[], int]) -> int:
+        """Let the client call back; a fatal error, which it raises then, is why nothing goes on."""
+        try:
+            return int(call())
+        except KafkaException as error:
+            fatal = error
+        except SystemError as error:
+            # A delivery report that came while the client was raising.
+            cause = error.__cause__ or error.__context__
+            if not isinstance(cause, KafkaException):
+                raise
+            fatal = cause
+        self.failure = self.failure or explain(fatal)
+        return 0
 
     def settle(self, delivery: _Delivery) -> None:
         """Count a document or deletion whose last delivery report has come."""
@@ -182,7 +198,7 @@ class Sender:
                     self._topic, value, key, on_delivery=delivery, headers=[*headers] if headers else None
                 )
             except BufferError:
-                self._producer.poll(0.1)
+                self._served(lambda: self._producer.poll(0.1))
             except KafkaException as error:
                 if error.args[0].code() in _RECORD_ERRORS:
                     told = f"the client refused it ({describe_error(error.args[0])}): {self._mend}"

