@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from consumer.outbound import ItemRecords
 from consumer.records import next_offsets, polled
 
-__all__ = ["have_landed", "offsets_of"]
+__all__ = ["beginnings_of", "have_landed", "offsets_of"]
 
 COMMITTED_TIMEOUT_SECONDS = 2.0
 
@@ -18,6 +18,16 @@ def offsets_of(items: Sequence[ItemRecords], fingerprint: str) -> list[TopicPart
     """What to commit once the items are delivered; the fingerprint travels as the offset's metadata."""
     offsets = next_offsets(polled(each.item) for each in items)
     return [TopicPartition(t, p, offset, fingerprint) for (t, p), offset in offsets.items()]
+
+
+def beginnings_of(items: Sequence[ItemRecords], fingerprint: str) -> list[TopicPartition]:
+    """Where the items begin in each partition: to commit before they are delivered."""
+    first: dict[tuple[str, int], int] = {}
+    for each in items:
+        begin = polled(each.item)
+        # In a partition they come in order: the first one counts.
+        first.setdefault((begin.topic, begin.partition), begin.offset)
+    return [TopicPartition(t, p, offset, fingerprint) for (t, p), offset in first.items()]
 
 
 def have_landed(consumer: Consumer, offsets: Sequence[TopicPartition]) -> bool:

@@ -1,13 +1,17 @@
-"""At least once: produce, wait for every acknowledgement, commit. A death in between doubles a window."""
+"""At least once: produce, wait for every acknowledgement, commit. A death in between doubles a window.
+
+Output in a partition that has no committed offset means offsets that were lost, and no daemon starts over it.
+So where the first window of a partition begins is committed before anything is produced.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from consumer.deliver import NotDelivered
-from consumer.offsets import offsets_of
+from consumer.offsets import beginnings_of, offsets_of
 from consumer.outbound import ItemRecords
 from consumer.poll import Poller
 from consumer.sending import Sending
@@ -27,6 +31,7 @@ class PlainDelivery:
         self._poller = poller
         self._fingerprint = fingerprint
         self._producer: Producer | None = None
+        self._begun: set[int] = set()
 
     def prepare(self) -> None:
         """Nothing to do: there is no predecessor to fence."""
@@ -36,11 +41,17 @@ class PlainDelivery:
         return False
 
     def deliver(self, items: Sequence[ItemRecords]) -> None:
-        """Produces all records, waits for their reports, commits the offsets.
+        """Produces all records, waits for their reports, commits the offsets; of a new partition before, too.
 
         Raises:
             NotDelivered: a record was not acknowledged, or the offsets were not taken.
         """
+        begin = [
+            each for each in beginnings_of(items, self._fingerprint) if each.partition not in self._begun
+        ]
+        if begin:
+            self._commit(begin)
+            self._begun.update(each.partition for each in begin)
         if self._producer is None:
             self._producer = self._make_producer()
         sending = Sending(self._producer, reports=True)
@@ -56,17 +67,15 @@ class PlainDelivery:
             # Records that are still queued would come twice; with the producer they are gone.
             self._producer = None
             raise NotDelivered(describe_error(sending.failed))
-        self._commit(items)
+        self._commit(offsets_of(items, self._fingerprint))
 
     def close(self) -> None:
         """Leaves the producer; nothing is in flight between two windows."""
         self._producer = None
 
-    def _commit(self, items: Sequence[ItemRecords]) -> None:
-        offsets = offsets_of(items, self._fingerprint)
-
+    def _commit(self, offsets: Sequence[TopicPartition]) -> None:
         def commit(consumer: Consumer) -> None:
-            for each in consumer.commit(offsets=offsets, asynchronous=False) or ():
+            for each in consumer.commit(offsets=list(offsets), asynchronous=False) or ():
                 if each.error is not None:
                     raise KafkaException(each.error)
 

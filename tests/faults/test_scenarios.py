@@ -121,6 +121,21 @@ def kill_at(point: str, harness: Harness, protocol: str) -> None:
     finish(harness)
 
 
+def test_a_daemon_that_dies_in_its_first_window_is_started_again_under_at_least_once(
+    cluster: ApacheCluster, tmp_path: Path
+) -> None:
+    with Harness(cluster, tmp_path, seed=1, delivery="at-least-once", encoder=ENCODER) as harness:
+        harness.backlog_wanted = BACKLOG_RECORDS
+        victim = harness.fleet.add("victim", wanted=False)
+        victim.arm("after_produce", "kill")
+        harness.wait(lambda: not victim.running, 60, "after_produce is not hit")
+        assert victim.hits()["after_produce"] == 1
+        assert not victim.events("window_delivered")
+        harness.fleet.add("victim", wanted=False)
+        harness.wait(all_move(harness, time.monotonic()), 60, "it does not go on")
+        finish(harness)
+
+
 def test_a_zombie_with_a_window_in_hand_doubles_nothing(cluster: ApacheCluster, tmp_path: Path) -> None:
     under_both_protocols(cluster, tmp_path, make_zombies)
 
