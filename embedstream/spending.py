@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
-from embedstream.kafka import describe_error, make_admin, make_consumer, make_producer
+from embedstream.kafka import describe_error, is_denied, make_admin, make_consumer, make_producer
 from embedstream.logs import get_logger
 from embedstream.settings import KafkaSettings
 
@@ -151,9 +151,17 @@ class Spending:
             "price_per_hour": self._price,
             "tokens": self._before.tokens + self._tokens(),
         }
-        self._producer.produce(SPENDING_TOPIC, json.dumps(value), key)
-        if self._producer.flush(5.0) == 0:
+        failed: list[KafkaError] = []
+
+        def told(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                failed.append(error)
+
+        self._producer.produce(SPENDING_TOPIC, json.dumps(value), key, on_delivery=told)
+        if self._producer.flush(5.0) == 0 and not failed:
             self._written = self._clock()
+        elif failed:
+            _log.warning("spending_not_written", error=describe_error(failed[0]))
 
     def close(self) -> None:
         """Lets go of the client."""
@@ -187,7 +195,7 @@ class Spending:
                     self._take(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     self._caught_up = True
-                elif error.fatal():
+                elif error.fatal() or is_denied(error):
                     raise KafkaException(error)
             # The end is told once, and again only behind new records.
             if not messages and self._caught_up:

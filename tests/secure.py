@@ -135,14 +135,19 @@ class Acl:
         return AclBindingFilter(*self._parts())
 
 
-def documented_acls(folder: Path) -> list[Acl]:
-    """What `deploy/kafka/acls.sh` gives: it is run with a program that notes what Kafka's would be told."""
+def documented_acls(folder: Path, **job: str) -> list[Acl]:
+    """What `deploy/kafka/acls.sh` gives: it is run with a program that notes what Kafka's would be told.
+
+    Args:
+        folder: For the notes.
+        job: The script's variables: topics and group, where they are not the defaults.
+    """
     notes = folder / "acls.jsonl"
     program = f"import json,sys; open({str(notes)!r},'a').write(json.dumps(sys.argv[1:])+chr(10))"
     script = folder / "kafka-acls.sh"
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{program}" "$@"\n')
     script.chmod(0o755)
-    environment = dict(os.environ) | {"KAFKA_ACLS": str(script)}
+    environment = dict(os.environ) | {"KAFKA_ACLS": str(script)} | job
     command = ["sh", str(REPOSITORY / "deploy" / "kafka" / "acls.sh"), "127.0.0.1:9092"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from embedstream.broker import ends_with_parent
 from embedstream.kafka import make_producer
+from embedstream.replay_names import group_of
 from embedstream.settings import KafkaSettings
 from tests.brokers import REPOSITORY, free_ports
 from tests.cli import clean_environment, run_cli
@@ -60,8 +62,8 @@ def command(kafka: SecureKafka, role: str, *args: str | Path, **env: str) -> sub
     return done
 
 
-def consume(kafka: SecureKafka, *flags: str) -> subprocess.CompletedProcess[str]:
-    environment = clean_environment(kafka.env("consumer") | {"HASH_ENCODER": "{}"})
+def consume(kafka: SecureKafka, *flags: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = clean_environment(kafka.env("consumer") | {"HASH_ENCODER": "{}"} | env)
     environment["PYTHONPATH"] = str(REPOSITORY)
     command = [sys.executable, "-m", "tests.hash_encoder", "--until-drained", "--metrics-port", "-1"]
     command += ["--instance-id", "i", *flags]
@@ -101,8 +103,13 @@ def test_a_whole_job_works_with_the_documented_rights(
     done = command(kafka, "producer", "produce", corpus)
     assert done.returncode == 0
     one_more_document(kafka, 1000, b"no document at all")
-    assert consume(kafka).returncode == 0
+    consumed = consume(kafka, "--price-per-hour", "3600")
+    assert consumed.returncode == 0
+    assert "spending" not in consumed.stderr
     assert command(kafka, "reader", "verify").returncode == 0
+    status = command(kafka, "reader", "status", "--json")
+    assert status.returncode == 0
+    assert json.loads(status.stdout)["cost"]["dollars"] > 0
     done = command(kafka, "reader", "export", "--to", tmp_path / "vectors")
     assert done.returncode == 0
     assert list((tmp_path / "vectors").glob("*.parquet"))
@@ -114,6 +121,59 @@ def test_a_whole_job_works_with_the_documented_rights(
     # What was sent back ends as a dead letter again.
     assert consume(kafka).returncode == 0
     assert command(kafka, "reader", "verify").returncode == 0
+
+
+def test_a_replay_and_its_cut_over_work_with_the_rights_that_the_script_gives_for_it(
+    kafka: SecureKafka, acls: list[Acl], corpus: Path, tmp_path: Path
+) -> None:
+    assert command(kafka, "producer", "produce", corpus).returncode == 0
+    assert consume(kafka).returncode == 0
+    output, dead_letters = "embeddings.two", "embeddings.two.dead-letters"
+    topics = ("--embeddings-topic", output, "--dead-letters-topic", dead_letters)
+    two = {"HASH_COMMAND": "replay", "HASH_ENCODER": '{"dim": 12, "fingerprint": "two"}'}
+    replay = ("--output", output, "--model", "two")
+    # Without its rights a replay can't even make its topics.
+    denied = consume(kafka, *replay, **two)
+    assert denied.returncode == 78
+    assert "acls.sh" in only_line(denied)
+    job = {"EMBEDDINGS": output, "DEAD_LETTERS": dead_letters, "GROUP": group_of(output)}
+    kafka.allow(documented_acls(tmp_path, **job))
+    assert command(kafka, "operator", "topics", "create", "--partitions", "2", *topics).returncode == 0
+    assert consume(kafka, *replay, **two).returncode == 0
+    assert command(kafka, "reader", "verify", "--group", group_of(output), *topics).returncode == 0
+    denied = command(kafka, "reader", "cutover", "--to", output)
+    assert denied.returncode == 78
+    assert "acls.sh" in only_line(denied)
+    (group,) = [each for each in acls if str(each) == "operator Read group embedstream"]
+    kafka.take_away(group)
+    try:
+        denied = command(kafka, "operator", "cutover", "--to", output)
+    finally:
+        kafka.allow([group])
+    assert denied.returncode == 78
+    assert "acls.sh" in only_line(denied)
+    done = command(kafka, "operator", "cutover", "--to", output)
+    assert done.returncode == 0
+    assert f"now stands for {output}" in done.stdout
+    assert command(kafka, "operator", "cutover", "--rollback").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "told"), [("Read", "spending_unknown"), ("Write", "spending_not_written")]
+)
+def test_a_daemon_that_may_not_write_down_what_it_costs_says_so_and_goes_on(
+    operation: str, told: str, kafka: SecureKafka, acls: list[Acl]
+) -> None:
+    one_more_document(kafka, 1100)
+    assert consume(kafka, "--price-per-hour", "3600").returncode == 0
+    (right,) = [each for each in acls if str(each) == f"consumer {operation} topic embedstream.spending"]
+    kafka.take_away(right)
+    try:
+        done = consume(kafka, "--price-per-hour", "3600")
+    finally:
+        kafka.allow([right])
+    assert done.returncode == 0
+    assert told in done.stderr
 
 
 NEEDED = [
@@ -192,11 +252,18 @@ def test_every_documented_right_is_needed_by_some_test(acls: list[Acl]) -> None:
         "Create" in each
         or "embedstream.aliases" in each
         or "embedstream-reader" in each
+        or "embedstream-spending" in each
         or "retries" in each
         or each
         in (
             "operator Read topic documents",
             "operator Read topic embeddings",
+            # Of the cut-over, which has a test of its own.
+            "operator Read group embedstream",
+            # Of the money, which has one too.
+            "consumer Read topic embedstream.spending",
+            "consumer Write topic embedstream.spending",
+            "reader Read topic embedstream.spending",
         )
         for each in left
     ), left
