@@ -1,6 +1,6 @@
 """The daemon from Kafka to Kafka, against the encoder alone and against a plain loop over the same passages.
 
-    python -m tests.bench.pipeline [BOOTSTRAP] [--passages 1024] [--rounds 3]
+    python -m tests.bench.pipeline [BOOTSTRAP] [--passages 1024] [--rounds 3] [--max-tokens 256]
 
 One process, one machine, the ways in turn, medians. The loop is what most scripts do: 256 texts at a time in
 the order they come, `SentenceTransformer.encode`, fp32. The encoder alone is ours without Kafka: split,
@@ -61,9 +61,10 @@ def chosen(passages: int, splitter: Splitter) -> list[Path]:
     return taken
 
 
-def plain_loop(texts: Sequence[str]) -> float:
+def plain_loop(texts: Sequence[str], max_tokens: int) -> float:
     """256 at a time, in the order they come; returns the seconds."""
     model = SentenceTransformer(str(find_model(MODEL)), device="cpu")
+    model.max_seq_length = max_tokens
     model.encode(texts[:8], batch_size=8)
     started = time.perf_counter()
     for start in range(0, len(texts), 256):
@@ -71,9 +72,9 @@ def plain_loop(texts: Sequence[str]) -> float:
     return time.perf_counter() - started
 
 
-def alone(contents: Sequence[str]) -> float:
+def alone(contents: Sequence[str], max_tokens: int) -> float:
     """Split, batch and encode without Kafka; returns the seconds."""
-    encoder = an_encoder()
+    encoder = an_encoder(max_tokens)
     started = time.perf_counter()
     splits = encoder.splitter.split_many(contents)
     ids = [passage.token_ids for split in splits for passage in split.passages]
@@ -82,7 +83,7 @@ def alone(contents: Sequence[str]) -> float:
     return time.perf_counter() - started
 
 
-def through_kafka(topics: Topics) -> float:
+def through_kafka(topics: Topics, max_tokens: int) -> float:
     """A whole daemon; returns the seconds from when its model is loaded until it has left the group."""
     flags = {
         "kafka.bootstrap_servers": topics.bootstrap,
@@ -92,11 +93,12 @@ def through_kafka(topics: Topics) -> float:
         "consumer.group": uuid.uuid4().hex,
         "consumer.until_drained": True,
         "encoder.model": MODEL,
+        "encoder.max_tokens": max_tokens,
     }
     loaded: list[float] = []
 
     def load_model() -> Encoder:
-        encoder = an_encoder()
+        encoder = an_encoder(max_tokens)
         loaded.append(time.perf_counter())
         return encoder
 
@@ -104,9 +106,10 @@ def through_kafka(topics: Topics) -> float:
     return time.perf_counter() - loaded[0]
 
 
-def an_encoder() -> Encoder:
+def an_encoder(max_tokens: int) -> Encoder:
     """The bundled model, after its first batch."""
-    encoder = load_encoder(load(flags={"encoder.model": MODEL}).encoder)
+    flags = {"encoder.model": MODEL, "encoder.max_tokens": max_tokens}
+    encoder = load_encoder(load(flags=flags).encoder)
     encode_passages(encoder, [np.arange(1000, 1100, dtype=np.int32)] * 8, stop=lambda: False)
     return encoder
 
@@ -117,7 +120,7 @@ def in_a_thread(call: Callable[[], float]) -> float:
         return pool.submit(call).result()
 
 
-def compare(bootstrap: str, passages: int, rounds: int) -> dict[str, Any]:
+def compare(bootstrap: str, passages: int, rounds: int, max_tokens: int) -> dict[str, Any]:
     """Runs all ways `rounds` times in turn.
 
     The plain loop gets the first 512 texts only: its rate does not depend on how many there are.
@@ -125,7 +128,7 @@ def compare(bootstrap: str, passages: int, rounds: int) -> dict[str, Any]:
     Returns:
         Passages a second of each way (medians), the ratios, and the machine.
     """
-    splitter = Splitter(Tokenizer.from_file(str(find_model(MODEL) / "tokenizer.json")), 256)
+    splitter = Splitter(Tokenizer.from_file(str(find_model(MODEL) / "tokenizer.json")), max_tokens)
     files = chosen(passages, splitter)
     # What the consumer sees: a large document comes in segments.
     segment_bytes = load().producer.segment_bytes
@@ -143,9 +146,10 @@ def compare(bootstrap: str, passages: int, rounds: int) -> dict[str, Any]:
         topics = make_topics(bootstrap, PARTITIONS, "bench")
         flags = {"kafka.bootstrap_servers": bootstrap, "kafka.documents_topic": topics.documents}
         assert produce(files, load(flags=flags), progress=False).documents == len(files)
-        rates["kafka"].append(len(texts) / through_kafka(topics))
-        rates["alone"].append(len(texts) / in_a_thread(lambda: alone(contents)))
-        rates["loop"].append(len(texts[:512]) / in_a_thread(lambda: plain_loop(texts[:512])))
+        rates["kafka"].append(len(texts) / through_kafka(topics, max_tokens))
+        rates["alone"].append(len(texts) / in_a_thread(lambda: alone(contents, max_tokens)))
+        loop_seconds = in_a_thread(lambda: plain_loop(texts[:512], max_tokens))
+        rates["loop"].append(len(texts[:512]) / loop_seconds)
         assert len(read_all(bootstrap, topics.embeddings)) == len(texts)
     medians = {name: statistics.median(each) for name, each in rates.items()}
     return {
@@ -166,6 +170,7 @@ def main() -> None:
     parser.add_argument("bootstrap", nargs="?", help="a broker; without it, Apache Kafka is started")
     parser.add_argument("--passages", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-tokens", type=int, default=256)
     arguments = parser.parse_args()
     configure(level="WARNING")
     with ExitStack() as stack:
@@ -173,7 +178,11 @@ def main() -> None:
         if bootstrap is None:
             folder = Path(stack.enter_context(TemporaryDirectory()))
             bootstrap = stack.enter_context(ApacheCluster(find_kafka(), folder)).bootstrap
-        print(json.dumps(compare(bootstrap, arguments.passages, arguments.rounds), indent=2))
+        print(
+            json.dumps(
+                compare(bootstrap, arguments.passages, arguments.rounds, arguments.max_tokens), indent=2
+            )
+        )
 
 
 if __name__ == "__main__":
