@@ -13,7 +13,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -251,7 +251,7 @@ class _Cuts:
 
     def _character(self, first: int, limit: int, start: int) -> _Cut:
         """The last cut between two characters, else the first one after the limit."""
-        tokens = (*range(limit, first, -1), *range(limit + 1, self.end.token))
+        tokens = chain(range(limit, first, -1), range(limit + 1, self.end.token))
         return next(filter(None, (self._at(token, start) for token in tokens)), self.end)
 
 
