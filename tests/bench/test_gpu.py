@@ -6,6 +6,7 @@ from rich.console import Console
 from tests.bench.gpu import MIXED, Case, compare, show
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [128, MIXED])
 def test_the_measurement_of_a_gpu_is_made_right_on_a_cpu_too(length: int | str) -> None:
     found = compare(Case("tiny", "mean", 2, 64, 4, length), "cpu", "fp32", 1, flop=2e9, compiled=False)
