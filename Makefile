@@ -12,7 +12,7 @@ help:
 	@echo 'make test-all  the slow tier: the whole corpus, Apache Kafka, the quality oracle, the wheel, faults'
 	@echo 'make faults    daemons and brokers killed, frozen and cut off (FAULTS_SEED replays a run)'
 	@echo 'make soak      hundreds of such faults on three brokers'
-	@echo 'make bench     the figures of the README: the wire format, and Kafka to Kafka on Apache Kafka'
+	@echo 'make bench     the figures of the README: encoders, what the pipeline costs, Kafka to Kafka, memory'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make format    let ruff format and mend what it can'
 	@echo 'make venv      the environment alone'
@@ -35,6 +35,8 @@ soak: $(INSTALLED)
 	$(BIN)/python -m tests.faults.soak
 
 bench: $(INSTALLED)
+	$(BIN)/python -m tests.bench.encoders
+	$(BIN)/python -m tests.bench.overhead
 	$(BIN)/python -m tests.bench.wire
 	$(BIN)/python -m tests.bench.produce
 	$(BIN)/python -m tests.bench.pipeline

@@ -16,6 +16,7 @@ from consumer.attention import Attention, grouped, varlen
 from consumer.bert import PackedBert, UnsupportedModelError
 from consumer.model_files import first_line
 from consumer.transformer import Body, PackedBody, PaddedBody
+from embedstream.errors import ConfigError
 
 __all__ = ["Made", "make_body"]
 
@@ -23,8 +24,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Far below what rounding costs, far above what two passages that see each other would have.
 LEAST_COSINE = 0.995
 SAMPLE_LENGTHS = (2, 40, 17, 17, 3)
-# FlashAttention's first architecture is Ampere.
+# FlashAttention's first architecture is Ampere; its heads are multiples of 8 up to 256 numbers.
 AMPERE = (8, 0)
+HEAD_STEP, WIDEST_HEAD = 8, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ def make_body(
         window: tokens of a passage at most.
         prefix_length: tokens before each passage's own.
         compiled: try torch's compiler as well.
+
+    Raises:
+        ConfigError: the model's numbers overflow in this precision.
     """
     refused: list[str] = []
     model.eval()
@@ -57,7 +62,7 @@ def make_body(
         expected = PaddedBody(model, "fp32", prefix_length)(sample)
     for compiling in (True, False) if compiled else (False,):
         try:
-            attention = _kernel(torch.device(model.device), precision)
+            attention = _kernel(torch.device(model.device), precision, _head_size(model))
             body = _packed(model, precision, prefix_length, attention, compiled=compiling)
             _prove(body, sample, expected)
             return Made(body, "packed", attention.__name__, compiling, "; ".join(refused))
@@ -70,7 +75,9 @@ def make_body(
         refused.append("compile: only for packed models")
     transformer: Any = model[0]
     kernel = str(transformer.model.config._attn_implementation)
-    return Made(PaddedBody(model, precision, prefix_length), "padded", kernel, False, "; ".join(refused))
+    padded = PaddedBody(model, precision, prefix_length)
+    _refuse_overflow(padded, sample, precision)
+    return Made(padded, "padded", kernel, False, "; ".join(refused))
 
 
 def _packed(
@@ -83,7 +90,13 @@ def _packed(
     return PackedBody(bert, model, prefix_length)
 
 
-def _kernel(device: torch.device, precision: str) -> Attention:
+def _head_size(model: SentenceTransformer) -> int:
+    transformer: Any = model[0]
+    config = transformer.model.config
+    return int(getattr(config, "hidden_size", 0) // getattr(config, "num_attention_heads", 1))
+
+
+def _kernel(device: torch.device, precision: str, head_size: int) -> Attention:
     if device.type == "cpu":
         return grouped
     if device.type != "cuda":
@@ -92,6 +105,8 @@ def _kernel(device: torch.device, precision: str) -> Attention:
         raise UnsupportedModelError("attention without padding wants fp16 or bf16")
     if torch.cuda.get_device_capability(device) < AMPERE:
         raise UnsupportedModelError(f"{torch.cuda.get_device_name(device)} is older than FlashAttention")
+    if head_size % HEAD_STEP or head_size > WIDEST_HEAD:
+        raise UnsupportedModelError(f"FlashAttention has no heads of {head_size} numbers")
     return varlen
 
 
@@ -108,3 +123,13 @@ def _prove(body: Body, sample: list[NDArray[np.int32]], expected: torch.Tensor) 
         cosines = functional.cosine_similarity(body(sample).float(), expected.float())
     if not bool(cosines.min() >= LEAST_COSINE):
         raise RuntimeError(f"its vectors are not those of transformers (cosine {float(cosines.min()):.4f})")
+
+
+def _refuse_overflow(body: Body, sample: list[NDArray[np.int32]], precision: str) -> None:
+    """Some models' activations are too large for fp16: every passage would be a dead letter."""
+    with torch.inference_mode():
+        finite = bool(torch.isfinite(body(sample)).all())
+    if not finite:
+        raise ConfigError(
+            f"encoder.precision = {precision} overflows in this model", "take bf16 or fp32 (--precision)"
+        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from consumer.model_files import first_line
 from embedstream.errors import ConfigError
+from embedstream.logs import get_logger
 
 if TYPE_CHECKING:
     import torch
@@ -15,18 +16,27 @@ if TYPE_CHECKING:
 __all__ = ["device_name", "find_device", "find_precision"]
 
 CPU_INFO = Path("/proc/cpuinfo")
+NVIDIA_DRIVER = Path("/dev/nvidiactl")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+_log = get_logger("encoder")
 
 
 def find_device(asked: str) -> torch.device:
     """The device that a setting means; `auto` is the first GPU, else the CPU with all the cores it may use.
+
+    A GPU that is there and can't be used is told of: it costs as much as one that works.
 
     Raises:
         ConfigError: there is no such device here.
     """
     import torch
 
-    name = asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    name = asked
+    if asked == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and NVIDIA_DRIVER.exists():
+            _log.warning("gpu_not_used", reason=_why_no_gpu())
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -59,6 +69,16 @@ def find_precision(asked: str, device: torch.device) -> str:
     if asked not in ("fp32", "bf16", "fp16"):
         raise ConfigError(f"encoder.precision = {asked} is unknown", "take auto, fp32, bf16 or fp16")
     return asked
+
+
+def _why_no_gpu() -> str:
+    import torch
+
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return first_line(error)
+    return "torch finds none"
 
 
 def _cpu_has_bf16() -> bool:

@@ -6,7 +6,7 @@ packed = Packed.of([np.array([101, 7, 102], dtype=np.int32)], device, vocabulary
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
@@ -29,6 +29,7 @@ class Packed:
         bounds: int32, shape (passages + 1,): where each passage starts, and the end of the last.
         passage: int32, shape (tokens,): which passage each token belongs to.
         lengths: tokens of each passage.
+        longest: tokens of the longest passage; every layer asks for it.
     """
 
     ids: torch.Tensor
@@ -36,11 +37,11 @@ class Packed:
     bounds: torch.Tensor
     passage: torch.Tensor
     lengths: tuple[int, ...]
+    longest: int = field(init=False)
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest passage."""
-        return max(self.lengths)
+    def __post_init__(self) -> None:
+        """Works out what is derived."""
+        object.__setattr__(self, "longest", max(self.lengths))
 
     @classmethod
     def of(

@@ -22,8 +22,8 @@ from embedstream.logs import get_logger
 
 __all__ = ["cache_file", "find_token_budget", "measure"]
 
-# A CPU is fastest while a batch fits its cache; a GPU needs many tokens to be busy. The first of each is what
-# a machine gets that is too slow to measure.
+# A CPU is fastest while a batch fits its cache; a GPU needs many tokens to be busy. The smallest of each is
+# what a machine gets that is too slow to measure, or has too little memory.
 CPU_BUDGETS = (2048, 1024, 4096, 8192)
 GPU_BUDGETS = (16_384, 8192, 32_768, 65_536, 131_072)
 SECONDS = 4.0
@@ -52,7 +52,7 @@ def find_token_budget(encoder: PipelinedEncoder) -> int:
         _log.info("token_budget", token_budget=known, source="remembered", file=str(cache_file()))
         return known
     rates = measure(encoder, budgets)
-    chosen = _chosen(rates, budgets[0])
+    chosen = _chosen(rates, min(budgets))
     _log.info(
         "token_budget",
         token_budget=chosen,

@@ -28,6 +28,8 @@ Body: TypeAlias = Callable[[Sequence[Ids]], torch.Tensor]
 
 # One being computed, one ready behind it, one whose vectors are on their way back.
 GPU_IN_FLIGHT = 3
+# What the GPU, its libraries (cuBLAS wants memory of its own) and the CPU's allocator say.
+TOO_LITTLE_MEMORY = ("out of memory", "alloc_failed", "can't allocate memory")
 
 
 class PackedBody:
@@ -224,10 +226,12 @@ class _OnItsWay:
 def _translated(error: RuntimeError | MemoryError) -> Exception | None:
     """What an error of torch means; None for one that has to do with the batch alone."""
     text = str(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text.lower():
-        return OutOfMemory(text.partition("\n")[0])
-    if "can't allocate memory" in text:  # the CPU's allocator
-        return OutOfMemory(text.partition("\n")[0])
-    if isinstance(error, torch.AcceleratorError):
-        return TryAgainError(f"the GPU failed ({text.partition(chr(10))[0]})", "start the daemon again")
+    told = text.partition("\n")[0]
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        each in text.lower() for each in TOO_LITTLE_MEMORY
+    ):
+        return OutOfMemory(told)
+    # A failed kernel shows in whatever is called next: also in cuBLAS, which says so as a plain RuntimeError.
+    if isinstance(error, torch.AcceleratorError) or "CUDA error: " in text:
+        return TryAgainError(f"the GPU failed ({told})", "start the daemon again")
     return None

@@ -30,8 +30,15 @@ def _loops(
 ) -> torch.Tensor:
     bounds = cu_seq_q.tolist()
     assert bounds == cu_seq_k.tolist()
-    assert cu_seq_q.dtype == torch.int32
+    # What the kernel itself demands (`mha_varlen_fwd` in torch's flash_api.cpp).
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert cu_seq_q.is_contiguous()
+    assert cu_seq_k.is_contiguous()
+    assert query.dtype in (torch.float16, torch.bfloat16)
+    assert query.dtype == key.dtype == value.dtype
     assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    assert query.shape[-1] % 8 == 0
+    assert query.shape[-1] <= 256
     assert max_q == max_k == max(end - start for start, end in pairwise(bounds))
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for start, end in pairwise(bounds):

@@ -9,13 +9,14 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 from numpy.typing import NDArray
 
 from consumer.split import Splitter
 
-__all__ = ["CORPUS", "PassageSet", "corpus_files", "mixed_passages"]
+__all__ = ["CORPUS", "PassageSet", "contents", "corpus_files", "full_passages", "mixed_passages"]
 
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 # A run of sentences is cut so fine, and up to so many of these make a passage.
@@ -51,6 +52,12 @@ def corpus_files() -> list[Path]:
     return sorted(CORPUS.glob("shard_*/*.json"), key=lambda path: path.name[::-1])
 
 
+def contents() -> list[str]:
+    """The texts of the corpus, or where there is none, of the Python reference."""
+    read = [json.loads(path.read_text(encoding="utf-8"))["content"] for path in corpus_files()]
+    return read or [topics[name] for name in sorted(topics)]
+
+
 def mixed_passages(splitter: Splitter, count: int = 1500) -> PassageSet:
     """Passages of many lengths, spread over the corpus; about 330 tokens on average with a window of 512.
 
@@ -58,8 +65,7 @@ def mixed_passages(splitter: Splitter, count: int = 1500) -> PassageSet:
     """
     drawn = random.Random(5)
     texts: list[str] = []
-    for path in corpus_files():
-        content = json.loads(path.read_text(encoding="utf-8"))["content"]
+    for content in contents():
         place = 0
         while place < len(content):
             end = place + PIECE_CHARS * drawn.randint(1, MOST_PIECES)
@@ -71,3 +77,18 @@ def mixed_passages(splitter: Splitter, count: int = 1500) -> PassageSet:
     return PassageSet(
         [text[: passage.end_char] for text, passage in first], [passage.token_ids for _, passage in first]
     )
+
+
+def full_passages(splitter: Splitter, count: int) -> PassageSet:
+    """Passages that fill the splitter's window as documents' do, in the order of the corpus."""
+    texts: list[str] = []
+    token_ids: list[NDArray[np.int32]] = []
+    for content in contents():
+        (split,) = splitter.split_many([content])
+        # The last of a document is of any length.
+        for passage in split.passages[:-1]:
+            texts.append(content[passage.start_char : passage.end_char])
+            token_ids.append(passage.token_ids)
+        if len(texts) >= count:
+            break
+    return PassageSet(texts[:count], token_ids[:count])

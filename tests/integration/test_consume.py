@@ -153,9 +153,13 @@ def test_another_model_is_refused_for_the_group_and_for_the_topic(
 ) -> None:
     send(topics, documents(6))
     assert hash_daemon("--until-drained").wait(60) == 0
+    count = len(read_all(topics.bootstrap, topics.embeddings))
+    send(topics, documents(6))
     assert hash_daemon("--until-drained", fingerprint="other").wait(30) == 78
     assert "belongs to a model with fingerprint hash" in (tmp_path / "daemon-1.log").read_text()
-    assert hash_daemon("--until-drained", "--group", "new", fingerprint="other").wait(30) == 78
+    for dim in (12, 16):
+        assert hash_daemon("--until-drained", "--group", "new", fingerprint="other", dim=dim).wait(30) == 78
+    assert len(read_all(topics.bootstrap, topics.embeddings)) == count
     assert len(read_all(topics.bootstrap, topics.dead_letters)) == 0
 
 

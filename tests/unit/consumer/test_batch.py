@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import random
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.batch import padding, plan_batches
+from consumer.batch import MOST_PADDING, is_small, padding, plan_batches
+from consumer.token_budget import CPU_BUDGETS
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
 BUDGETS = st.integers(1, 5000)
@@ -30,10 +34,36 @@ def test_passages_come_sorted_with_the_longest_first(lengths: list[int], budget:
 
 
 @given(LENGTHS, BUDGETS)
-def test_a_batch_is_closed_only_when_the_next_passage_does_not_fit(lengths: list[int], budget: int) -> None:
+def test_a_batch_is_closed_only_when_the_next_passage_does_not_fit_or_would_be_padded(
+    lengths: list[int], budget: int
+) -> None:
     batches = plan_batches(lengths, budget)
-    for batch in batches[:-1]:
-        assert (len(batch) + 1) * lengths[batch[0]] > budget
+    for batch, following in pairwise(batches):
+        computed = (len(batch) + 1) * lengths[batch[0]]
+        own = sum(lengths[index] for index in (*batch, following[0]))
+        may_end = not is_small(len(batch) * lengths[batch[0]], budget)
+        assert computed > budget or (may_end and own < (1 - MOST_PADDING) * computed)
+
+
+@given(LENGTHS, BUDGETS)
+def test_a_batch_of_some_size_has_little_padding(lengths: list[int], budget: int) -> None:
+    for batch in plan_batches(lengths, budget):
+        if not is_small((len(batch) - 1) * lengths[batch[0]], budget):
+            assert padding(lengths, [batch]) <= MOST_PADDING + 1e-9
+
+
+@pytest.mark.parametrize("budget", CPU_BUDGETS)
+def test_few_passages_of_mixed_lengths_are_hardly_padded(budget: int) -> None:
+    """A slow CPU's window of two seconds: some 30 passages from a sentence to a window of 512 tokens."""
+    drawn = random.Random(budget)
+    windows = [[drawn.randint(20, 512) for _ in range(38)] for _ in range(50)]
+    own = sum(map(sum, windows))
+    computed = sum(
+        len(batch) * max(window[index] for index in batch)
+        for window in windows
+        for batch in plan_batches(window, budget)
+    )
+    assert 1 - own / computed <= {1024: 0.03, 2048: 0.03, 4096: 0.04, 8192: 0.07}[budget]
 
 
 def test_passages_of_one_length_keep_their_order() -> None:

@@ -11,8 +11,11 @@ from sentence_transformers import SentenceTransformer
 from consumer import bert as bert_module
 from consumer import body as module
 from consumer.attention import Attention, reference, varlen
+from consumer.bert import PackedBert
 from consumer.body import Made, make_body
 from consumer.packed import Packed
+from consumer.transformer import PackedBody
+from embedstream.errors import ConfigError
 from tests.attention import varlen_in_loops
 from tests.models import save_bert, save_modernbert, save_roberta
 
@@ -101,6 +104,61 @@ def test_the_gpus_way_gives_the_same_vectors(
         found = made(folder, precision)
         assert (found.attention, found.refused) == ("varlen", "")
         assert lowest_cosine(found.body(IDS), expected) >= lowest
+
+
+@pytest.mark.parametrize("save", [save_bert, save_roberta], ids=["bert", "roberta"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max", "lasttoken"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gpus_way_runs_through_torchs_own_kernel(
+    tmp_path: Path, save: Any, pooling: str, dtype: torch.dtype
+) -> None:
+    """On the meta device, which has types and shapes but no numbers, and refuses what lies on the CPU."""
+    model = SentenceTransformer(str(save(tmp_path, pooling)), device="cpu").to("meta")
+    transformer: Any = model[0]
+    body = PackedBody(PackedBert.of(transformer.model, dtype, varlen), model, 1)
+    with torch.inference_mode():
+        vectors = body(IDS)
+    assert (vectors.shape, vectors.dtype, vectors.device.type) == ((len(IDS), 48), torch.float32, "meta")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "capability", "head", "told"),
+    [
+        ("cuda", "fp32", (8, 9), 64, "attention without padding wants fp16 or bf16"),
+        ("cuda", "fp16", (7, 5), 64, "NVIDIA T4 is older than FlashAttention"),
+        ("cuda", "fp16", (8, 9), 26, "FlashAttention has no heads of 26 numbers"),
+        ("cuda", "fp16", (8, 9), 264, "FlashAttention has no heads of 264 numbers"),
+        ("mps", "fp16", (8, 9), 64, "there is no attention without padding for mps"),
+        ("cuda", "fp16", (8, 9), 64, None),
+    ],
+)
+def test_a_device_that_the_kernel_is_not_for_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    precision: str,
+    capability: tuple[int, int],
+    head: int,
+    told: str | None,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA T4")
+    if told is None:
+        assert module._kernel(torch.device(device), precision, head) is varlen
+        return
+    with pytest.raises(bert_module.UnsupportedModelError, match=told):
+        module._kernel(torch.device(device), precision, head)
+
+
+def test_a_model_whose_numbers_are_too_large_for_fp16_is_refused(tmp_path: Path) -> None:
+    """Else every passage of a job would be a dead letter."""
+    model = SentenceTransformer(str(save_modernbert(tmp_path)), device="cpu")
+    transformer: Any = model[0]
+    with torch.no_grad():
+        for layer in transformer.model.layers:
+            layer.mlp.Wo.weight.fill_(6e4)
+    assert make_body(model, "fp32", 128, 1, compiled=False).layout == "padded"
+    with pytest.raises(ConfigError, match=r"encoder\.precision = fp16 overflows in this model"):
+        make_body(model, "fp16", 128, 1, compiled=False)
 
 
 @pytest.mark.slow

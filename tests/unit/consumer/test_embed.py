@@ -83,8 +83,8 @@ def test_a_poisonous_passage_costs_itself_only() -> None:
 
 
 def test_out_of_memory_halves_the_budget_for_the_next_window_too_and_it_grows_back() -> None:
-    encoder, metrics = Counting(token_budget=1000), Metrics()
-    encoder.limit = 300
+    encoder, metrics = Counting(token_budget=400), Metrics()
+    encoder.limit = 120
     windows = [Window(n, (a_document(offset=n, lengths=tuple(range(1, 61))),), 0) for n in range(80)]
     waiting: BoundedQueue[Window] = BoundedQueue(100)
     done: BoundedQueue[EmbeddedWindow] = BoundedQueue(100)

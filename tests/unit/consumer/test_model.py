@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from consumer import device as device_module
 from consumer.encoder import Encoder
@@ -131,6 +133,24 @@ def test_a_cpu_runs_bf16_where_it_has_it(
     cpuinfo.write_text(flags)
     monkeypatch.setattr(device_module, "CPU_INFO", cpuinfo)
     assert loaded(folder).info.precision == precision
+
+
+def test_a_gpu_that_can_not_be_used_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rented GPU whose driver and torch don't go together would cost money for a CPU's work."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(
+        torch.cuda, "init", Mock(side_effect=RuntimeError("The NVIDIA driver is too old\nfor"))
+    )
+    monkeypatch.setattr(device_module, "NVIDIA_DRIVER", tmp_path / "absent")
+    assert device_module.find_device("auto").type == "cpu"
+    assert "gpu_not_used" not in "".join(capsys.readouterr())
+    monkeypatch.setattr(device_module, "NVIDIA_DRIVER", tmp_path)
+    assert device_module.find_device("auto").type == "cpu"
+    told = "".join(capsys.readouterr())
+    assert "gpu_not_used" in told
+    assert "The NVIDIA driver is too old" in told
 
 
 @pytest.mark.parametrize(

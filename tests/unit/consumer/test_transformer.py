@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, Mock, call, create_autospec
 
 import numpy as np
 import pytest
@@ -156,11 +158,24 @@ def test_passages_up_to_the_last_position_are_encoded(bert: Path, length: int) -
     assert np.isfinite(encoder.encode([ids, ids[:3]])).all()
 
 
-@pytest.mark.parametrize("length", [126, 127, 128])
-def test_roberta_has_fewer_positions_than_it_states(tmp_path: Path, length: int) -> None:
-    encoder = loaded(save_roberta(tmp_path), precision="fp32")
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_roberta_counts_its_positions_from_the_paddings_up_to_the_last(tmp_path: Path, pooling: str) -> None:
+    """130 positions, of which the first two are none of a token's."""
+    folder = save_roberta(tmp_path, pooling)
+    encoder = loaded(folder, precision="fp32")
     assert encoder.info.max_tokens == 128
-    assert np.isfinite(encoder.encode([np.full(length, 100, dtype=np.int32)])).all()
+    drawn = np.random.default_rng(1)
+    ids = [drawn.integers(5, 2000, length, dtype=np.int32) for length in (1, 2, 63, 126, 127, 128)]
+    model = SentenceTransformer(str(folder), device="cpu")
+    features = [{"input_ids": torch.tensor(each[None].astype(np.int64))} for each in ids]
+    with torch.inference_mode():
+        expected = torch.cat(
+            [
+                model({**each, "attention_mask": torch.ones_like(each["input_ids"])})["sentence_embedding"]
+                for each in features
+            ]
+        )
+    assert lowest_cosine(encoder.encode(ids), expected.numpy()) > 0.999999
 
 
 @pytest.mark.parametrize(
@@ -169,6 +184,7 @@ def test_roberta_has_fewer_positions_than_it_states(tmp_path: Path, length: int)
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError("no"),
     ],
     ids=lambda error: str(error)[:20],
@@ -190,10 +206,61 @@ def test_memory_that_really_runs_out_is_told(bert: Path) -> None:
         encoder.encode([np.array([101, 102], dtype=np.int32)])
 
 
-def test_a_broken_gpu_asks_for_a_new_process(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = failing(bert, monkeypatch, torch.AcceleratorError("CUDA error: unspecified launch failure"))
-    with pytest.raises(TryAgainError, match="unspecified launch failure"):
-        encoder.encode([np.array([101, 102], dtype=np.int32)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: unspecified launch failure"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_broken_gpu_asks_for_a_new_process(
+    bert: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is no passage's fault: a process whose GPU is gone would make every passage a dead letter."""
+    with pytest.raises(TryAgainError, match="the GPU failed"):
+        failing(bert, monkeypatch, error).encode([np.array([101, 102], dtype=np.int32)])
+
+
+def test_vectors_come_back_on_a_side_stream_and_are_waited_for_when_they_are_wanted(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls and their order, on torch's own classes; a GPU test looks at what they do."""
+    model, calls = loaded(bert, precision="fp32"), Mock()
+    side, event = create_autospec(torch.cuda.Stream), create_autospec(torch.cuda.Event)
+    calls.attach_mock(side, "side")
+    calls.attach_mock(event, "event")
+    calls.stream = MagicMock()
+    monkeypatch.setattr(torch.cuda, "Stream", side)
+    monkeypatch.setattr(torch.cuda, "Event", event)
+    monkeypatch.setattr(torch.cuda, "stream", calls.stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: "main")
+    pinned: list[bool] = []
+
+    def empty(*size: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        pinned.append(pin_memory)
+        return torch.zeros(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    on_gpu = TransformerEncoder(
+        lambda batch: torch.eye(len(batch), 48), replace(model.info, device="cuda:0"), model.splitter, 64
+    )
+    pending = on_gpu.submit([np.array([101, 102], dtype=np.int32)] * 3)
+    assert [name for name, _, _ in calls.mock_calls] == [
+        "side",
+        "side().wait_stream",
+        "stream",
+        "stream().__enter__",
+        "event",
+        "event().record",
+        "stream().__exit__",
+    ]
+    assert calls.mock_calls[1] == call.side().wait_stream("main")
+    assert calls.mock_calls[2] == call.stream(side.return_value)
+    assert pinned == [True]
+    assert np.array_equal(pending.result(), np.eye(3, 48, dtype=np.float32))
+    assert calls.mock_calls[-1] == call.event().synchronize()
+    assert on_gpu.in_flight == 3
 
 
 def test_an_id_that_the_model_lacks_is_an_error_of_its_own(bert: Path) -> None:
