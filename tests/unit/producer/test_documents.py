@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from producer.documents import (
     MAX_ID_BYTES,
     MAX_METADATA_BYTES,
-    MISSING,
     RawDocument,
     ReadDocument,
     check,
@@ -46,7 +45,6 @@ def refused(document: RawDocument, id_field: str | None = None) -> RefusedError:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (MISSING, Reason.NO_CONTENT),
         ("", Reason.EMPTY),
         (" \n\t\u3000\u00a0", Reason.EMPTY),
         (None, Reason.CONTENT_NOT_TEXT),
