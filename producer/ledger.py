@@ -250,6 +250,11 @@ class Ledger:
                     found[row[0]] = row[1:]
         return found
 
+    def read_again(self, files: Sequence[int]) -> None:
+        """Have files read, though they are as they were: the topic holds something newer."""
+        with self.transaction() as connection:
+            connection.executemany("UPDATE files SET size = -1 WHERE id = ?", [(file,) for file in files])
+
     def places(self, ids: Sequence[str]) -> dict[str, list[Place]]:
         """Return the places of those documents that have any, by id."""
         found: dict[str, list[Place]] = {}
@@ -340,8 +345,11 @@ def set_aside(path: Path) -> None:
         # Damaged, or no database: it may go.
     try:
         for end in ("", "-wal", "-shm"):
+            old = path.with_name(f"{path.name}.old{end}")
+            # Also where nothing takes its place: a log of an older one would be read into this one.
+            old.unlink(missing_ok=True)
             if (part := path.with_name(path.name + end)).exists():
-                part.rename(path.with_name(f"{path.name}.old{end}"))
+                part.rename(old)
     except OSError as error:
         raise _explain(error, path) from error
 

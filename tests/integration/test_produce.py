@@ -158,7 +158,7 @@ def test_what_is_bad_is_refused_by_reason_and_all_beside_it_arrives(topics: Topi
         "empty.json",
         "blank.json",
     }
-    assert summary.notices == {"hidden": 1, "unknown_suffix": 1, "metadata_cut": 1}
+    assert summary.notices == {"hidden": 1, "unknown_suffix": 1, "metadata_cut": 1, "repeated_id": 1}
     found = documents(topics)
     assert found.keys() == {
         *("good.json", "nul.json", "line.txt", "word.txt", "scripts.txt", "front.md", "same", "wide.json")
