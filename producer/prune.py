@@ -50,6 +50,9 @@ _FIND = """
     GROUP BY v.id, v.version;
 """
 _MOVE = (
+    # Before anything is gone: a file that comes back, as it was, after a kill in between has to be read.
+    "UPDATE files SET size = -1 WHERE id IN (SELECT file FROM vanished)"
+    " AND id NOT IN (SELECT file FROM seen)",
     "DELETE FROM documents WHERE version IS NOT NULL AND id IN (SELECT id FROM moved)",
     "UPDATE documents AS d SET version = m.version FROM moved m WHERE d.id = m.id AND d.file = m.file",
     # Those that the topic has from elsewhere need no deletion.

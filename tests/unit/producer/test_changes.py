@@ -98,7 +98,11 @@ class Job:
             if prune:
                 vanished.find()
                 found.kept = [count for count, _ in vanished.kept()]
-                found.deleted = [deletion.id for deletion in vanished.deletions()]
+                for deletion in vanished.deletions():
+                    self._version += 1
+                    changes.gone(deletion, self._version)
+                    found.deleted.append(deletion.id)
+                changes.commit({})  # and no more: as if it was killed here
             ledger.end_run()
         found.unchanged, found.duplicates = changes.unchanged, changes.duplicates
         return found
@@ -212,6 +216,18 @@ def test_what_a_killed_run_has_sent_is_deleted_if_its_file_has_vanished_since(jo
     found = job.run(prune=True)
     assert sorted(found.deleted) == ["line", "new.json", "old.json"]
     assert found.kept == [1]
+
+
+def test_a_file_that_comes_back_after_a_prune_that_was_killed_is_sent_again(job: Job) -> None:
+    for name, content in (("a.json", "A."), ("b.json", "B."), ("c.json", "A.")):
+        job.lines(name, {"content": content})
+    assert job.run().sent == ["a.json", "b.json"]
+    for name in ("a.json", "b.json", "c.json"):
+        (job.root / name).rename(job.root.parent / name)
+    assert job.run(prune=True).deleted == ["a.json", "b.json"]
+    for name in ("b.json", "c.json"):
+        (job.root.parent / name).rename(job.root / name)
+    assert job.run().sent == ["b.json", "c.json"]
 
 
 def test_what_a_file_with_bad_lines_lacks_is_kept_and_told(job: Job) -> None:
