@@ -46,7 +46,8 @@ class FoundFile(NamedTuple):
         path: As the operating system wants it, or a URI; `printable` makes it text.
         relative: Relative to the root that was given, with `/`; a file given by itself has its name.
         size: In bytes, as it lies there; with its sidecar's.
-        mtime_ns: When it was last modified, nanoseconds since the epoch; the later of it and its sidecar.
+        mtime_ns: When it was last modified, nanoseconds since the epoch; with a sidecar the sum of both, which
+            differs when either does, even if a tool has kept an older time.
         sidecar: Path or URI of the file that holds its metadata; empty for none.
     """
 
@@ -184,8 +185,7 @@ def _with_sidecars(folder: str, files: list[FoundFile], look: _Look) -> list[Fou
         sidecar = sidecars.of(name)
         if sidecar is not None:
             path, size, mtime_ns = sidecar
-            mtime_ns = max(mtime_ns, file.mtime_ns)
-            file = file._replace(size=file.size + size, mtime_ns=mtime_ns, sidecar=path)
+            file = file._replace(size=file.size + size, mtime_ns=file.mtime_ns + mtime_ns, sidecar=path)
         kept.append(file)
     return kept
 

@@ -99,7 +99,10 @@ def test_a_file_changes_with_its_metadata(tmp_path: Path) -> None:
     sidecar = next((tmp_path / "metadata").iterdir())
     os.utime(sidecar, ns=(0, 9_000))
     (before,), _ = files(tmp_path)
-    assert before.mtime_ns == 9_000
+    assert before.mtime_ns == 14_000
+    os.utime(sidecar, ns=(0, 3_000))  # another one, copied with its time
+    (older,), _ = files(tmp_path)
+    assert older.mtime_ns != before.mtime_ns
     sidecar.write_text('{"title": "Another"}')
     (after,), _ = files(tmp_path)
     assert (before.size, before.mtime_ns) != (after.size, after.mtime_ns)
