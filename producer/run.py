@@ -198,7 +198,7 @@ class Run:
             if document.line is not None:
                 where = f"{where}:{document.line}"
             if replaces:
-                told = f"it replaces another document of the corpus that has its id, {document.id}"
+                told = f"it replaces another document of the corpus that has its id, {document.id[:200]}"
                 repeated = RefusedError(Reason.REPEATED_ID, told).at(where)
                 self._refuse(repeated)
                 changes.refused(document.file, repeated)

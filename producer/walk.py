@@ -46,8 +46,8 @@ class FoundFile(NamedTuple):
         path: As the operating system wants it, or a URI; `printable` makes it text.
         relative: Relative to the root that was given, with `/`; a file given by itself has its name.
         size: In bytes, as it lies there; with its sidecar's.
-        mtime_ns: When it was last modified, nanoseconds since the epoch; with a sidecar the sum of both, which
-            differs when either does, even if a tool has kept an older time.
+        mtime_ns: When it was last modified, nanoseconds since the epoch; with a sidecar the sum of both,
+            which changes with either, even if a tool has kept an older time.
         sidecar: Path or URI of the file that holds its metadata; empty for none.
     """
 
