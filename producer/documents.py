@@ -128,6 +128,9 @@ def check(raw: RawDocument, id_field: str | None = None, metadata_fields: Sequen
             Reason.EMPTY, "the content is empty" if not content else "the content is white space"
         )
     data = _utf8(content, "the content")
+    # Control characters and the like, of which no tokenizer makes anything; the first sign of text ends this.
+    if not any(c.isprintable() and c != " " for c in content):
+        raise RefusedError(Reason.EMPTY, "the content holds nothing that is visible")
     digest = hashlib.sha256(data).hexdigest()
     fields = dict(raw.fields)
     _check_hash(fields, digest)

@@ -47,6 +47,7 @@ def refused(document: RawDocument, id_field: str | None = None) -> RefusedError:
     [
         ("", Reason.EMPTY),
         (" \n\t\u3000\u00a0", Reason.EMPTY),
+        ("\x00 \u200b\ufeff\u00ad", Reason.EMPTY),
         (None, Reason.CONTENT_NOT_TEXT),
         (3, Reason.CONTENT_NOT_TEXT),
         (["Text."], Reason.CONTENT_NOT_TEXT),
@@ -166,3 +167,8 @@ def test_all_records_of_a_document_share_everything_but_their_segment() -> None:
     assert len(shared) == 1
     assert made[0].version == 42
     assert made[0].content_hash == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("content", [".", " 😀", "\x00\x00a", "\u200b漢", "\ufeff\n—"])
+def test_a_single_sign_is_a_document(content: str) -> None:
+    assert check(raw(content)).content == content
