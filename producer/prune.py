@@ -28,10 +28,16 @@ _UNCLAIMED = f"""
     JOIN roots r ON d.source = r.root OR substr(d.source, 1, length(r.root) + 1) = r.root || '/'
     WHERE d.file = {FROM_TOPIC} AND d.version IS NOT NULL
 """  # noqa: S608
-# The file may have had an older version of it.
+# Where the ledger has an older version of it there, when that was read last counts.
 _CLAIM = (
-    f"DELETE FROM documents WHERE id = :id AND file = :file AND file <> {FROM_TOPIC}",  # noqa: S608
-    f"UPDATE documents SET file = :file WHERE id = :id AND file = {FROM_TOPIC}",  # noqa: S608
+    f"""
+        UPDATE documents AS d
+        SET version = t.version, content_hash = t.content_hash, metadata_hash = t.metadata_hash
+        FROM (SELECT * FROM documents WHERE id = :id AND file = {FROM_TOPIC}) t
+        WHERE d.id = :id AND d.file = :file
+    """,  # noqa: S608
+    f"UPDATE OR IGNORE documents SET file = :file WHERE id = :id AND file = {FROM_TOPIC}",  # noqa: S608
+    f"DELETE FROM documents WHERE id = :id AND file = {FROM_TOPIC}",  # noqa: S608
 )
 _FIND = """
     CREATE TEMP TABLE vanished AS
