@@ -103,13 +103,13 @@ class Changes(Everything):
         refusals: list[tuple[Refusal, int]] = []
         for name, found in zip(names, batch.files, strict=True):
             row = known.get(name)
-            number = self._ledger.new_file() if row is None else row[3]
+            number = self._ledger.new_file() if row is None else row[4]
             numbers.append(number)
-            if row is not None and row[:3] == (found.size, found.mtime_ns, rules):
+            if row is not None and row[1] == found.size and row[2] == found.mtime_ns and row[3] == rules:
                 self.unchanged_files += 1
                 self.unchanged_bytes += found.size
-                if row[4] is not None:
-                    refusals += _from_json(row[4])
+                if row[5] is not None:
+                    refusals += _from_json(row[5])
                 continue
             self._files[number] = _OpenFile(folder, name, found)
             unread.append(FileToRead(number, found))
@@ -120,13 +120,15 @@ class Changes(Everything):
         self._one = 0
         folder = self._ledger.folder(root, batch.folder)
         prefix = len(batch.folder)
-        named = {found.relative[prefix:]: found for found in batch.files}
-        found = []
-        for name, (_, _, _, number, _) in self._ledger.files(folder, list(named)).items():
-            if number in wanted:
-                self._files[number] = _OpenFile(folder, name, named[name])
-                found.append(FileToRead(number, named[name]))
-        return found
+        names = [found.relative[prefix:] for found in batch.files]
+        known = self._ledger.files(folder, names)
+        files = []
+        for name, found in zip(names, batch.files, strict=True):
+            row = known.get(name)
+            if row is not None and row[4] in wanted:
+                self._files[row[4]] = _OpenFile(folder, name, found)
+                files.append(FileToRead(row[4], found))
+        return files
 
     def gone(self, deletion: Deletion, version: int) -> None:
         """Note that a deletion is acknowledged."""

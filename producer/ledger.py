@@ -65,8 +65,8 @@ class FileRow(NamedTuple):
     refusals: str | None
 
 
-KnownFile = tuple[int, int, int, int, str | None]
-"""Size, modification time and rules that a file was read with, its number, and what was refused."""
+KnownFile = tuple[str, int, int, int, int, str | None]
+"""Name, size, modification time and rules that a file was read with, its number, and what was refused."""
 
 
 class Place(NamedTuple):
@@ -236,19 +236,19 @@ class Ledger:
         return self._last_file
 
     def files(self, folder: int, names: Sequence[str]) -> dict[str, KnownFile]:
-        """Return what is known of those files of a folder that have a row, by name."""
-        found: dict[str, KnownFile] = {}
+        """Return what is known of those files of a folder that have a row, by name; of others maybe too."""
+        select = "SELECT name, size, mtime_ns, rules, id, refusals FROM files WHERE folder = ?"
         with self.explained() as connection:
-            for part in _parts(names):
-                marks = ",".join("?" * len(part))
-                query = (
-                    "SELECT name, size, mtime_ns, rules, id, refusals FROM files"  # noqa: S608
-                    f" WHERE folder = ? AND name IN ({marks})"
-                )
-                # Plain tuples: a hundred thousand and more are looked up in a second.
-                for row in connection.execute(query, (folder, *part)):
-                    found[row[0]] = row[1:]
-        return found
+            # In one go where little else lies between them, which takes half the time of as many look-ups.
+            limit = 2 * len(names)
+            between = f"{select} AND name BETWEEN ? AND ? LIMIT {limit}"
+            found = connection.execute(between, (folder, min(names), max(names))).fetchall()
+            if len(found) == limit:
+                found = []
+                for part in _parts(names):
+                    marks = ",".join("?" * len(part))
+                    found += connection.execute(f"{select} AND name IN ({marks})", (folder, *part))
+        return {row[0]: row for row in found}
 
     def read_again(self, files: Sequence[int]) -> None:
         """Have files read, though they are as they were: the topic holds something newer."""

@@ -133,7 +133,7 @@ class Vanished:
                 folder, slash, name = (relative or root.rpartition("/")[2]).rpartition("/")
                 number = self._ledger.folder(root, folder + slash)
                 row = self._ledger.files(number, [name]).get(name)
-                file = self._ledger.new_file() if row is None else row[3]
+                file = self._ledger.new_file() if row is None else row[4]
                 if row is None:
                     connection.execute(
                         "INSERT INTO files VALUES (?, ?, ?, -1, 0, 0, 0, NULL)", (file, number, name)
