@@ -39,7 +39,7 @@ class _OpenFile:
         self.open = 0
         self.ended = False
         self.unsettled = False
-        self.refusals = Tally()
+        self.refusals: Tally | None = None
 
 
 class Changes(Everything):
@@ -196,6 +196,7 @@ class Changes(Everything):
             document: The one that `choose` had yielded; None for what was refused before.
         """
         state = self._files[file]
+        state.refusals = state.refusals or Tally()
         state.refusals.add(refusal)
         if refusal.reason not in LASTING:
             state.unsettled = True
@@ -326,9 +327,10 @@ class Changes(Everything):
         del self._files[file]
 
     def _row(self, file: int, state: _OpenFile, size: int) -> FileRow:
-        refusals = _to_json(state.refusals) if state.refusals.total else None
+        refusals = None if state.refusals is None else _to_json(state.refusals)
         # Where a document was refused, one that was there before may only have become unreadable.
-        whole = size >= 0 and all(Reason(each).is_notice for each in state.refusals.counts)
+        counts = state.refusals.counts if state.refusals else ()
+        whole = size >= 0 and all(Reason(each).is_notice for each in counts)
         run = self._ledger.run if whole else 0
         return FileRow(file, state.folder, state.name, size, state.found.mtime_ns, self._rules, run, refusals)
 

@@ -129,7 +129,7 @@ def check(raw: RawDocument, id_field: str | None = None, metadata_fields: Sequen
         )
     data = _utf8(content, "the content")
     # Control characters and the like, of which no tokenizer makes anything; the first sign of text ends this.
-    if not any(c.isprintable() and c != " " for c in content):
+    if not content[0].isalnum() and not any(c.isprintable() and c != " " for c in content):
         raise RefusedError(Reason.EMPTY, "the content holds nothing that is visible")
     digest = hashlib.sha256(data).hexdigest()
     fields = dict(raw.fields)
