@@ -74,7 +74,8 @@ def open_corpus(paths: Sequence[str | Path], settings: ProducerSettings) -> Corp
     check_paths(paths, is_known)
     # Not resolved: where a link leads to is another matter than where it lies.
     absolute = (path if s3.is_uri(path) else os.path.abspath(path) for path in map(str, paths))  # noqa: PTH100
-    corpus = Corpus(tuple(absolute), ReadingRules(settings))
+    # One that is named twice is walked once: the ledger has one row for each file of a root.
+    corpus = Corpus(tuple({root_name(path): path for path in absolute}.values()), ReadingRules(settings))
     if settings.sample is None and settings.limit is None:
         return corpus
     return Corpus(corpus.paths, ReadingRules(settings, _select(corpus)))

@@ -105,6 +105,13 @@ def test_a_relative_path_finds_the_metadata_beside_it_and_names_files_by_their_w
         assert item.fields == {"title": "T"}
 
 
+def test_a_path_that_is_named_twice_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    corpus = open_corpus([".", tmp_path, f"{tmp_path}/", "shard/.."], ProducerSettings())
+    assert corpus.paths == (str(tmp_path),)
+
+
 def test_a_path_that_does_not_exist_is_said_before_the_walk(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="gone"):
         open_corpus([tmp_path / "gone"], ProducerSettings(limit=1))
