@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from embedstream.errors import ConfigError, UsageError
 
-__all__ = ["MODELLED_SHARE", "ModelShape", "Speed", "gpu_named", "gpu_peaks", "load", "speed_of"]
+__all__ = ["MODELLED_SHARE", "ModelShape", "Speed", "explained", "gpu_named", "gpu_peaks", "load", "speed_of"]
 
 MODELLED_SHARE = (0.15, 0.35, 0.60)
 """The share of a GPU's peak that an encoder gets: low, likely, high.
@@ -105,6 +106,20 @@ def load(name: str, path: Path | None = None) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Say of `prices` or `speeds` that an entry lacks what the block looks for.
+
+    Raises:
+        ConfigError: It does.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        told = f"the file of {name} (--{name}) has a wrong entry ({error!r})"
+        raise ConfigError(told, f"correct it: embedstream/{name}.json shows the form") from None
+
+
 def gpu_peaks() -> dict[str, float]:
     """The GPUs that are known, with their dense FP16 tensor peak in TFLOP/s."""
     return {name: float(peak) for name, peak in load("gpus")["gpus"].items()}
@@ -137,7 +152,7 @@ def speed_of(gpu: str, shape: ModelShape, length: float, speeds: Mapping[str, An
     Raises:
         ConfigError: An entry of the file lacks what it must have.
     """
-    try:
+    with explained("speeds"):
         own = [each for each in speeds.get("speeds", ()) if _key(each["gpu"]) == _key(gpu)]
         same = [each for each in own if each["architecture"] == shape.architecture and each["measured"]]
         if same:
@@ -145,8 +160,6 @@ def speed_of(gpu: str, shape: ModelShape, length: float, speeds: Mapping[str, An
         other = [each for each in own if each["measured"]]
         if other:
             return _carried_over(other[-1], shape, length)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"the file of speeds has a wrong entry ({error!r})", "correct it") from None
     peak = gpu_peaks()[gpu] * 1e12 / shape.flop_per_token(length)
     low, likely, high = MODELLED_SHARE
     basis = (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import zstandard
 
-from embedstream.costs import ModelShape, Speed, gpu_named, gpu_peaks, load, speed_of
+from embedstream.costs import ModelShape, Speed, explained, gpu_named, gpu_peaks, load, speed_of
 from embedstream.errors import UsageError
 from embedstream.estimate_report import Estimate, GpuCost, Hosted
 from embedstream.model_shape import open_model
@@ -25,7 +25,8 @@ from embedstream.settings import Settings
 
 if TYPE_CHECKING:
     from consumer.split import Splitter
-    from producer.survey import Unit
+    from producer.corpus import Corpus
+    from producer.survey import Kind, Unit
 
 __all__ = ["Question", "gpu_cost", "hourly_prices", "run_estimate"]
 
@@ -76,10 +77,45 @@ def run_estimate(paths: Sequence[str | Path], settings: Settings, question: Ques
     hourly = hourly_prices(question, prices)
     splitter, shape, basis = open_model(settings.encoder)
     from producer.corpus import open_corpus
-    from producer.survey import sample_of, survey
+    from producer.survey import survey
 
     corpus = open_corpus(paths, settings.producer.model_copy(update={"sample": None, "limit": None}))
     kinds, unreadable = survey(corpus, question.sample_bytes)
+    totals, sampled = _totals(kinds, corpus, splitter)
+    length = totals["model_tokens"].value / max(totals["passages"].value, 1.0)
+    costs = [
+        gpu_cost(
+            gpu, price, totals["model_tokens"], speed_of(gpu, shape, max(length, 1.0), speeds), question.pods
+        )
+        for gpu, price in hourly.items()
+    ]
+    with explained("prices"):
+        hosted = _hosted(prices, totals)
+        bought = _bought(prices, shape, length, totals["model_tokens"], speeds)
+    return Estimate(
+        files=sum(kind.files for kind in kinds),
+        bytes=sum(kind.bytes for kind in kinds),
+        totals=totals,
+        sampled=dict(sampled),
+        unreadable=tuple(unreadable),
+        shape=shape,
+        basis=basis,
+        pods=question.pods,
+        costs=tuple(costs),
+        hosted=hosted,
+        bought=bought,
+        prices_from=f"{question.prices or 'the shipped prices'} of {prices.get('date', 'no date')}",
+        replication=question.replication,
+        record_bytes=_RECORD_BYTES,
+    )
+
+
+def _totals(
+    kinds: Sequence[Kind], corpus: Corpus, splitter: Splitter
+) -> tuple[dict[str, Total], Counter[str]]:
+    """Return what the whole corpus holds, by the names in `COUNTED`, and what its sample does."""
+    from producer.survey import sample_of
+
     totals = dict.fromkeys(COUNTED, Total(0.0))
     sampled = Counter(dict.fromkeys((*COUNTED, "units", "bytes"), 0))
     for kind in kinds:
@@ -98,29 +134,7 @@ def run_estimate(paths: Sequence[str | Path], settings: Settings, question: Ques
                 [unit.chance for unit, _ in units],
                 kind.files if by_files else kind.bytes,
             )
-    length = totals["model_tokens"].value / max(totals["passages"].value, 1.0)
-    costs = [
-        gpu_cost(
-            gpu, price, totals["model_tokens"], speed_of(gpu, shape, max(length, 1.0), speeds), question.pods
-        )
-        for gpu, price in hourly.items()
-    ]
-    return Estimate(
-        files=sum(kind.files for kind in kinds),
-        bytes=sum(kind.bytes for kind in kinds),
-        totals=totals,
-        sampled=dict(sampled),
-        unreadable=tuple(unreadable),
-        shape=shape,
-        basis=basis,
-        pods=question.pods,
-        costs=tuple(costs),
-        hosted=_hosted(prices, totals),
-        bought=_bought(prices, shape, length, totals["model_tokens"], speeds),
-        prices_from=f"{question.prices or 'the shipped prices'} of {prices.get('date', 'no date')}",
-        replication=question.replication,
-        record_bytes=_RECORD_BYTES,
-    )
+    return totals, sampled
 
 
 def _counted(unit: Unit, splitter: Splitter) -> Counter[str]:
@@ -146,9 +160,12 @@ def hourly_prices(question: Question, prices: dict[str, Any]) -> dict[str, float
 
     Raises:
         UsageError: A GPU is unknown, or a price is missing.
+        ConfigError: The price file has a wrong entry.
     """
     peaks = gpu_peaks()
-    known = {gpu_named(name, peaks): float(each["price"]) for name, each in prices["gpu_per_hour"].items()}
+    with explained("prices"):
+        per_hour = prices["gpu_per_hour"].items()
+        known = {gpu_named(name, peaks): float(each["price"]) for name, each in per_hour}
     if not question.gpus:
         if question.price is not None:
             raise UsageError("--price without --gpu", "name the GPU that it is the price of")

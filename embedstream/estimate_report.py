@@ -170,7 +170,8 @@ class Estimate:
         yield (
             f"rests on {self.sampled['documents']:,} documents of {size_text(self.sampled['bytes'])}"
             f" in {self.sampled['units']:,} places; tokens by {self.basis}; the range of a count holds"
-            " 95% of samples, hours add that of the speed; vectors are taken not to compress"
+            " 95% of samples, hours add that of the speed; vectors are taken not to compress;"
+            " exact duplicates, which produce leaves out, are counted in"
         )
 
 

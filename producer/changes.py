@@ -14,25 +14,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from producer.documents import PreparedDocument
+from producer.everything import Everything, ToSend
 from producer.ledger import FROM_TOPIC, FileRow, Ledger, Place, Rows
 from producer.reading import FileToRead
-from producer.refusals import LASTING, Reason, Refusal
+from producer.refusals import LASTING, Reason, Refusal, Tally
 from producer.sender import Deletion
 from producer.walk import Batch, FoundFile
 
-__all__ = ["Changes", "Everything", "ToSend"]
-
-_MAX_KEPT_REFUSALS = 100
-
-
-class ToSend(NamedTuple):
-    """A document that has to be sent, and the version that its own must be above."""
-
-    document: PreparedDocument
-    above: int
+__all__ = ["Changes"]
 
 
 class _OpenFile:
@@ -40,66 +31,15 @@ class _OpenFile:
 
     __slots__ = ("ended", "folder", "found", "is_written", "name", "open", "refusals", "unsettled")
 
-    def __init__(self, folder: int, name: str, found: FoundFile, *, is_written: bool) -> None:
+    def __init__(self, folder: int, name: str, found: FoundFile) -> None:
         self.folder = folder
         self.name = name
         self.found = found
-        self.is_written = is_written
+        self.is_written = False
         self.open = 0
         self.ended = False
         self.unsettled = False
-        self.refusals: list[Refusal] = []
-
-
-class Everything:
-    """Stands where no ledger is kept: every document has to be sent, and nothing is written down."""
-
-    unchanged_files = unchanged_bytes = unchanged = duplicates = 0
-
-    def __init__(self) -> None:
-        self._paths: dict[int, str] = {}
-        self._last = 0
-
-    def unread(self, batch: Batch, root: str) -> tuple[list[FileToRead], list[int], list[Refusal]]:
-        """Return all files; see `Changes`."""
-        del root
-        unread = []
-        for found in batch.files:
-            self._last += 1
-            self._paths[self._last] = found.path
-            unread.append(FileToRead(self._last, found))
-        return unread, [], []
-
-    def path(self, file: int) -> str:
-        """Return the path of a file that is being read."""
-        return self._paths[file]
-
-    def choose(self, documents: Sequence[PreparedDocument]) -> Iterator[ToSend]:
-        """Yield them all."""
-        return (ToSend(document, 0) for document in documents)
-
-    def sent(self, document: PreparedDocument, version: int) -> None:
-        """Do nothing."""
-
-    def arrived(self, document: PreparedDocument, version: int) -> None:
-        """Do nothing."""
-
-    def gone(self, deletion: Deletion, version: int) -> None:
-        """Do nothing."""
-
-    def refused(self, file: int, refusal: Refusal, document: PreparedDocument | None = None) -> None:
-        """Do nothing."""
-
-    def ended(self, file: int) -> None:
-        """Forget the file's path."""
-        del self._paths[file]
-
-    def __len__(self) -> int:
-        """Nothing ever waits."""
-        return 0
-
-    def commit(self, offsets: dict[int, int]) -> None:
-        """Do nothing."""
+        self.refusals: Tally | None = None
 
 
 class Changes(Everything):
@@ -131,14 +71,19 @@ class Changes(Everything):
         self._skip_duplicates = skip_duplicates
         self._rehash = rehash
         self._files: dict[int, _OpenFile] = {}
+        # What a document counts: nothing when its file is read again.
+        self._one = 1
         self._rows = Rows()
-        # Of what was sent and is not in the ledger yet.
+        # Of what was sent, and of what need not be: both until they are in the ledger.
         self._sent: dict[str, Place] = {}
+        self._settled: dict[str, Place] = {}
         # Ids of what is being sent and was known from another file, or from the topic alone.
         self._moved: set[str] = set()
         self._sent_contents: dict[bytes, str] = {}
 
-    def unread(self, batch: Batch, root: str) -> tuple[list[FileToRead], list[int], list[Refusal]]:
+    def unread(
+        self, batch: Batch, root: str
+    ) -> tuple[list[FileToRead], list[int], list[tuple[Refusal, int]]]:
         """Compare files with what the ledger knows of them.
 
         Args:
@@ -147,39 +92,43 @@ class Changes(Everything):
 
         Returns:
             The files that have to be read; the numbers of all; and of those that have not to be read what was
-            refused when they were.
+            refused when they were, each with how many it stands for.
         """
         folder = self._ledger.folder(root, batch.folder)
         prefix = len(batch.folder)
         names = [found.relative[prefix:] for found in batch.files]
         known = self._ledger.files(folder, names)
         rules = None if self._rehash else self._rules
-        unread, numbers, refusals = [], [], []
+        unread, numbers = [], []
+        refusals: list[tuple[Refusal, int]] = []
         for name, found in zip(names, batch.files, strict=True):
             row = known.get(name)
-            number = self._ledger.new_file() if row is None else row[3]
+            number = self._ledger.new_file() if row is None else row[4]
             numbers.append(number)
-            if row is not None and row[:3] == (found.size, found.mtime_ns, rules):
+            if row is not None and row[1] == found.size and row[2] == found.mtime_ns and row[3] == rules:
                 self.unchanged_files += 1
                 self.unchanged_bytes += found.size
-                if row[4] is not None:
-                    refusals += _from_json(row[4])
+                if row[5] is not None:
+                    refusals += _from_json(row[5])
                 continue
-            self._files[number] = _OpenFile(folder, name, found, is_written=row is not None)
+            self._files[number] = _OpenFile(folder, name, found)
             unread.append(FileToRead(number, found))
         return unread, numbers, refusals
 
     def again(self, batch: Batch, root: str, wanted: set[int]) -> list[FileToRead]:
         """Return those files of a batch whose numbers are wanted, whatever the ledger knows of them."""
+        self._one = 0
         folder = self._ledger.folder(root, batch.folder)
         prefix = len(batch.folder)
-        named = {found.relative[prefix:]: found for found in batch.files}
-        found = []
-        for name, (_, _, _, number, _) in self._ledger.files(folder, list(named)).items():
-            if number in wanted:
-                self._files[number] = _OpenFile(folder, name, named[name], is_written=True)
-                found.append(FileToRead(number, named[name]))
-        return found
+        names = [found.relative[prefix:] for found in batch.files]
+        known = self._ledger.files(folder, names)
+        files = []
+        for name, found in zip(names, batch.files, strict=True):
+            row = known.get(name)
+            if row is not None and row[4] in wanted:
+                self._files[row[4]] = _OpenFile(folder, name, found)
+                files.append(FileToRead(row[4], found))
+        return files
 
     def gone(self, deletion: Deletion, version: int) -> None:
         """Note that a deletion is acknowledged."""
@@ -201,18 +150,26 @@ class Changes(Everything):
             known = places.get(document_id, ())
             twin = self._sent_contents.get(content_hash) or contents.get(content_hash)
             above = self._ledger.highest_version
-            if known or twin or document_id in self._sent:
+            replaces = False
+            if known or twin or document_id in self._sent or document_id in self._settled:
                 if self._is_settled(document, known, twin if self._skip_duplicates else None):
                     continue
+                earlier = self._earlier(document_id, known)
+                if earlier is not None:
+                    if self._skip_duplicates and earlier.content_hash == content_hash:
+                        self._leave_out(document, earlier)
+                        continue
+                    replaces = True
                 if any(each.file != file for each in known) or document_id in self._sent:
                     self._moved.add(document_id)
                 above = self._last_version(document_id, known)
             self._files[file].open += 1
-            yield ToSend(document, above)
+            yield ToSend(document, above, replaces)
 
     def sent(self, document: PreparedDocument, version: int) -> None:
         """Note that a document is on its way, so that its like is not sent too."""
         self._sent[document.id] = self._place(document, version)
+        self._settled.pop(document.id, None)
         self._sent_contents[document.content_hash] = document.id
 
     def arrived(self, document: PreparedDocument, version: int) -> None:
@@ -239,10 +196,10 @@ class Changes(Everything):
             document: The one that `choose` had yielded; None for what was refused before.
         """
         state = self._files[file]
-        state.refusals.append(refusal)
-        if refusal.reason not in LASTING or len(state.refusals) > _MAX_KEPT_REFUSALS:
+        state.refusals = state.refusals or Tally()
+        state.refusals.add(refusal)
+        if refusal.reason not in LASTING:
             state.unsettled = True
-            del state.refusals[1:]
         if document is not None:
             self._forget(document.id, document.content_hash)
             self._settle(file)
@@ -260,6 +217,7 @@ class Changes(Everything):
     def commit(self, offsets: dict[int, int]) -> None:
         """Write what has arrived, with the offset after each partition's highest acknowledged record."""
         rows, self._rows = self._rows, Rows()
+        self._settled = {}
         rows.offsets = offsets
         for file in {place.file for place in rows.places}:
             state = self._files.get(file)
@@ -275,39 +233,55 @@ class Changes(Everything):
         """Return whether a document need not be sent, and note where it is."""
         document_id, file, _, content_hash, metadata_hash, _, _ = document
         here = current = None
-        for place in known:
-            if place.file == file:
-                here = place
-            if place.version is not None:
-                current = place
         pending = self._sent.get(document_id)
-        if pending is not None:
-            current = pending
-            if pending.file == file:
-                here = pending
+        for place in (*known, self._settled.get(document_id), pending):
+            if place is not None and place.file == file:
+                here = place
+            if place is not None and place.version is not None:
+                current = place
         version = None
-        if here is not None and here.same_as(content_hash, metadata_hash):
+        if current is not None and current.file == FROM_TOPIC:
+            if not current.same_as(content_hash, metadata_hash):
+                return False
+            self.unchanged += self._one
+            version = current.version
+            self._rows.removed.append((document_id, FROM_TOPIC))
+        elif here is not None and here.same_as(content_hash, metadata_hash):
             if here is pending:
+                self.duplicates += self._one
                 return True
             # One that is on its way from another file is the newer one.
             version = here.version if pending is None else None
             if here.version is not None:
-                self.unchanged += 1
+                self.unchanged += self._one
             elif current is None and twin is None:
                 return False  # what held its content has gone
             else:
                 self._count(current)
         elif current is not None and current.same_as(content_hash, metadata_hash):
-            self.unchanged += 1
-            if current.file == FROM_TOPIC:
-                version = current.version
-                self._rows.removed.append((document_id, FROM_TOPIC))
+            self.unchanged += self._one
         elif current is None and twin is not None and twin != document_id:
-            self.duplicates += 1
+            self.duplicates += self._one
         else:
             return False
-        self._rows.places.append(self._place(document, version))
+        self._note(self._place(document, version))
         return True
+
+    def _earlier(self, document_id: str, known: Iterable[Place]) -> Place | None:
+        """Return the document of this id that this run has found before, if the topic has it from there."""
+        run = self._ledger.run
+        places = (self._sent.get(document_id), self._settled.get(document_id), *known)
+        return next((each for each in places if each and each.run == run and each.version is not None), None)
+
+    def _leave_out(self, document: PreparedDocument, earlier: Place) -> None:
+        """Note an exact duplicate under the same id, with other metadata."""
+        self.duplicates += self._one
+        if document.file != earlier.file:
+            self._note(self._place(document, None))
+
+    def _note(self, place: Place) -> None:
+        self._rows.places.append(place)
+        self._settled[place.id] = place
 
     def _place(self, document: PreparedDocument, version: int | None) -> Place:
         return Place(
@@ -336,9 +310,9 @@ class Changes(Everything):
 
     def _count(self, current: Place | None) -> None:
         if current is None:
-            self.duplicates += 1
+            self.duplicates += self._one
         else:
-            self.unchanged += 1
+            self.unchanged += self._one
 
     def _settle(self, file: int) -> None:
         state = self._files[file]
@@ -348,21 +322,24 @@ class Changes(Everything):
     def _close_if_done(self, file: int, state: _OpenFile) -> None:
         if state.open or not state.ended:
             return
-        if not state.unsettled:
-            self._rows.files.append(self._row(file, state, size=state.found.size))
+        # Also of a file that has to be read again: the places that name it need it.
+        self._rows.files.append(self._row(file, state, size=-1 if state.unsettled else state.found.size))
         del self._files[file]
 
     def _row(self, file: int, state: _OpenFile, size: int) -> FileRow:
-        refusals = _to_json(state.refusals) if state.refusals else None
+        refusals = None if state.refusals is None else _to_json(state.refusals)
         # Where a document was refused, one that was there before may only have become unreadable.
-        whole = size >= 0 and all(each.reason.is_notice for each in state.refusals)
+        counts = state.refusals.counts if state.refusals else ()
+        whole = size >= 0 and all(Reason(each).is_notice for each in counts)
         run = self._ledger.run if whole else 0
         return FileRow(file, state.folder, state.name, size, state.found.mtime_ns, self._rules, run, refusals)
 
 
-def _to_json(refusals: list[Refusal]) -> str:
-    return json.dumps([[each.reason, each.path, each.message] for each in refusals])
+def _to_json(refusals: Tally) -> str:
+    return json.dumps([[each.reason, each.path, each.message, count] for each, count in refusals.weighted()])
 
 
-def _from_json(text: str) -> list[Refusal]:
-    return [Refusal(Reason(reason), path, message) for reason, path, message in json.loads(text)]
+def _from_json(text: str) -> list[tuple[Refusal, int]]:
+    return [
+        (Refusal(Reason(reason), path, message), count) for reason, path, message, count in json.loads(text)
+    ]

@@ -9,20 +9,22 @@ for batch in corpus.batches(on_refusal=print):
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedstream.settings import ProducerSettings
+from producer import s3
 from producer.filters import Filter
-from producer.refusals import Refusal
+from producer.refusals import Refusal, printable
 from producer.selection import ALL, BoundFinder, Selection, number_of
 from producer.sizes import sizes
 from producer.source import ReadingRules
 from producer.sources import MANY, is_known, kind_of
 from producer.walk import Batch, check_paths, walk
 
-__all__ = ["Corpus", "open_corpus"]
+__all__ = ["Corpus", "open_corpus", "root_name"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Corpus:
     """What a run reads.
 
     Attributes:
-        paths: Files, folders and `s3://` URIs, as they were given.
+        paths: Files and folders, absolute, and `s3://` URIs: whatever folder a run is started from, the
+            ledger and the records' `source` name a file in the same way.
         rules: How documents are made of files, and which of them.
     """
 
@@ -69,10 +72,18 @@ def open_corpus(paths: Sequence[str | Path], settings: ProducerSettings) -> Corp
         ServiceUnavailableError: S3 does not answer.
     """
     check_paths(paths, is_known)
-    corpus = Corpus(tuple(map(str, paths)), ReadingRules(settings))
+    # Not resolved: where a link leads to is another matter than where it lies.
+    absolute = (path if s3.is_uri(path) else os.path.abspath(path) for path in map(str, paths))  # noqa: PTH100
+    # One that is named twice is walked once: the ledger has one row for each file of a root.
+    corpus = Corpus(tuple({root_name(path): path for path in absolute}.values()), ReadingRules(settings))
     if settings.sample is None and settings.limit is None:
         return corpus
     return Corpus(corpus.paths, ReadingRules(settings, _select(corpus)))
+
+
+def root_name(path: str) -> str:
+    """Return one of a corpus's paths as text, the same with and without a `/` at its end."""
+    return printable(path).rstrip("/")
 
 
 def _select(corpus: Corpus) -> Selection:

@@ -20,7 +20,6 @@ from schemas.document_writer import segment_after_version
 __all__ = [
     "MAX_ID_BYTES",
     "MAX_METADATA_BYTES",
-    "MISSING",
     "PreparedDocument",
     "RawDocument",
     "ReadDocument",
@@ -35,9 +34,6 @@ MAX_METADATA_BYTES = 32 * 1024
 MAX_ID_BYTES = 8 * 1024
 """The most that an id takes in UTF-8: longer than any path, and far below a message's size."""
 
-MISSING = object()
-"""Stands for the content of a record that has none."""
-
 # A prefix of fewer digits, or another alphabet, may be anything: such a value is metadata.
 _HEX_PREFIX = re.compile(r"[0-9a-fA-F]{16,64}")
 _JSON = json.JSONEncoder(ensure_ascii=False)
@@ -47,7 +43,7 @@ class RawDocument(NamedTuple):
     """What a source found, before anything about it was checked; a tuple, since there are millions.
 
     Attributes:
-        content: The text, or whatever stands in its place; `MISSING` where nothing does.
+        content: The text, or whatever stands in its place.
         fields: The other fields, by name.
         source: Path of the file, as text.
         relative: The same path relative to the root that was given: the id of a document that names none.
@@ -125,15 +121,16 @@ def check(raw: RawDocument, id_field: str | None = None, metadata_fields: Sequen
         RefusedError: The document can't be sent as it is; says why.
     """
     content = raw.content
-    if content is MISSING:
-        raise RefusedError(Reason.NO_CONTENT, "has no field `content`")
     if not isinstance(content, str):
-        raise RefusedError(Reason.CONTENT_NOT_TEXT, f"`content` is {_kind(content)}, not text")
+        raise RefusedError(Reason.CONTENT_NOT_TEXT, f"the content is {_kind(content)}, not text")
     if not content or content.isspace():
         raise RefusedError(
             Reason.EMPTY, "the content is empty" if not content else "the content is white space"
         )
     data = _utf8(content, "the content")
+    # Control characters and the like, of which no tokenizer makes anything; the first sign of text ends this.
+    if not content[0].isalnum() and not any(c.isprintable() and c != " " for c in content):
+        raise RefusedError(Reason.EMPTY, "the content holds nothing that is visible")
     digest = hashlib.sha256(data).hexdigest()
     fields = dict(raw.fields)
     _check_hash(fields, digest)

@@ -65,8 +65,8 @@ class FileRow(NamedTuple):
     refusals: str | None
 
 
-KnownFile = tuple[int, int, int, int, str | None]
-"""Size, modification time and rules that a file was read with, its number, and what was refused."""
+KnownFile = tuple[str, int, int, int, int, str | None]
+"""Name, size, modification time and rules that a file was read with, its number, and what was refused."""
 
 
 class Place(NamedTuple):
@@ -236,19 +236,24 @@ class Ledger:
         return self._last_file
 
     def files(self, folder: int, names: Sequence[str]) -> dict[str, KnownFile]:
-        """Return what is known of those files of a folder that have a row, by name."""
-        found: dict[str, KnownFile] = {}
+        """Return what is known of those files of a folder that have a row, by name; of others maybe too."""
+        select = "SELECT name, size, mtime_ns, rules, id, refusals FROM files WHERE folder = ?"
         with self.explained() as connection:
-            for part in _parts(names):
-                marks = ",".join("?" * len(part))
-                query = (
-                    "SELECT name, size, mtime_ns, rules, id, refusals FROM files"  # noqa: S608
-                    f" WHERE folder = ? AND name IN ({marks})"
-                )
-                # Plain tuples: a hundred thousand and more are looked up in a second.
-                for row in connection.execute(query, (folder, *part)):
-                    found[row[0]] = row[1:]
-        return found
+            # In one go where little else lies between them, which takes half the time of as many look-ups.
+            limit = 2 * len(names)
+            between = f"{select} AND name BETWEEN ? AND ? LIMIT {limit}"
+            found = connection.execute(between, (folder, min(names), max(names))).fetchall()
+            if len(found) == limit:
+                found = []
+                for part in _parts(names):
+                    marks = ",".join("?" * len(part))
+                    found += connection.execute(f"{select} AND name IN ({marks})", (folder, *part))
+        return {row[0]: row for row in found}
+
+    def read_again(self, files: Sequence[int]) -> None:
+        """Have files read, though they are as they were: the topic holds something newer."""
+        with self.transaction() as connection:
+            connection.executemany("UPDATE files SET size = -1 WHERE id = ?", [(file,) for file in files])
 
     def places(self, ids: Sequence[str]) -> dict[str, list[Place]]:
         """Return the places of those documents that have any, by id."""
@@ -340,8 +345,11 @@ def set_aside(path: Path) -> None:
         # Damaged, or no database: it may go.
     try:
         for end in ("", "-wal", "-shm"):
+            old = path.with_name(f"{path.name}.old{end}")
+            # Also where nothing takes its place: a log of an older one would be read into this one.
+            old.unlink(missing_ok=True)
             if (part := path.with_name(path.name + end)).exists():
-                part.rename(path.with_name(f"{path.name}.old{end}"))
+                part.rename(old)
     except OSError as error:
         raise _explain(error, path) from error
 

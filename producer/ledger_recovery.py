@@ -101,6 +101,7 @@ class _Partition:
         """Write it all to the ledger; return how many documents there were."""
         known = self._ledger.places([*self.places, *self.deletions])
         rows = Rows()
+        displaced = []
         for document_id, version in self.deletions.items():
             for place in known.get(document_id, ()):
                 if place.version is not None and place.version <= version:
@@ -114,7 +115,10 @@ class _Partition:
             if place.version > last:
                 rows.places.append(place)
                 rows.elsewhere.append((document_id, FROM_TOPIC))
+                displaced += [each.file for each in known.get(document_id, ())]
                 taken += 1
+        # Before the rest: a kill in between has them found again.
+        self._ledger.read_again(displaced)
         self._ledger.write(rows)
         self.places, self.deletions = {}, {}
         return taken

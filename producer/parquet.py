@@ -7,7 +7,6 @@ a row group.
 from __future__ import annotations
 
 import datetime
-import decimal
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,6 +21,7 @@ from producer.source import ReadingRules, document_of
 from producer.walk import FoundFile
 
 if TYPE_CHECKING:
+    from pyarrow import Array, Scalar
     from pyarrow.parquet import ParquetFile, RowGroupMetaData
 
 __all__ = ["open_parquet", "read_parquet"]
@@ -43,11 +43,14 @@ def read_parquet(stream: BinaryIO, file: FoundFile, rules: ReadingRules) -> Iter
         yield RefusedError(Reason.NO_METADATA_COLUMN, f"has no column `{name}`").at(file.path)
     selection = None if rules.selection == ALL else rules.selection
     number = content_bytes = 0
-    for fields in _rows(opened, columns):
+    for fields in _rows(opened, columns, rules.settings.content_field):
         number += 1
         if selection is not None and not selection.takes(file.relative, number):
             continue
         try:
+            for value in fields.values():
+                if isinstance(value, RefusedError):
+                    raise value
             document = document_of(fields, file, rules, number)
             size = len(document.content) if isinstance(document.content, str) else 0
             if size > source.MAX_DOCUMENT_BYTES:
@@ -99,16 +102,19 @@ def _columns(opened: ParquetFile, rules: ReadingRules) -> tuple[list[str] | None
     return [name for name in names if name in wanted], missing
 
 
-def _rows(opened: ParquetFile, columns: list[str] | None) -> Iterator[dict[str, object]]:
+def _rows(opened: ParquetFile, columns: list[str] | None, content: str) -> Iterator[dict[str, object]]:
+    """Yield the rows; in the place of a value that can't be read stands why."""
     from pyarrow import ArrowException
 
     try:
         for group in range(opened.num_row_groups):
             rows = _rows_at_once(opened.metadata.row_group(group))
             for batch in opened.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
-                for row in batch.to_pylist():
-                    yield {name: _plain(value) for name, value in row.items()}
-    except (ArrowException, UnicodeDecodeError) as error:
+                names = batch.schema.names
+                values = [_values(batch.column(n), name, content) for n, name in enumerate(names)]
+                for row in zip(*values, strict=True):
+                    yield dict(zip(names, row, strict=True))
+    except ArrowException as error:
         raise _corrupt(error) from None
     except OSError as error:
         if error.errno is not None:
@@ -129,11 +135,42 @@ def _rows_at_once(group: RowGroupMetaData) -> int:
     return int(max(1, min(usual, worst, _MOST_ROWS)))
 
 
-def _plain(value: Any) -> object:
-    """Return a value as JSON could hold it; nested ones as their JSON."""
+def _values(column: Array, name: str, content: str) -> list[object]:
+    """Return a column as JSON could hold it: at once, or where that fails value by value."""
+    try:
+        return [_plain(value, is_content=name == content) for value in column.to_pylist()]
+    except (ValueError, OverflowError):
+        return [_value(value, name, content) for value in column]
+
+
+def _value(value: Scalar, name: str, content: str) -> object:
+    """Return a value, as text where Python has nothing to hold it: nanoseconds, or the year 300,000."""
+    from pyarrow import ArrowException, string
+    from pyarrow.types import is_timestamp
+
+    try:
+        return _plain(value.as_py(), is_content=name == content)
+    except UnicodeDecodeError as error:
+        return RefusedError(Reason.NOT_UTF8, f"byte {error.start} of `{name}` is not UTF-8")
+    except (ValueError, OverflowError):
+        try:
+            text = str(value.cast(string()).as_py())
+            return text.replace(" ", "T", 1) if is_timestamp(value.type) else text
+        except (ArrowException, ValueError) as error:
+            return RefusedError(Reason.CORRUPT, f"`{name}` can't be read: {error}")
+
+
+def _plain(value: Any, *, is_content: bool) -> object:
+    """Return a value as JSON could hold it; nested ones as their JSON.
+
+    Raises:
+        UnicodeDecodeError: It is a content of bytes that are no text; of metadata those are escaped.
+    """
     if value is None or isinstance(value, (str, int, float)):
         return value
-    return value if isinstance(value, str) else json.loads(json.dumps(value, default=_scalar))
+    if is_content and isinstance(value, bytes):
+        return value.decode()
+    return json.loads(json.dumps(value, default=_scalar))
 
 
 def _scalar(value: Any) -> object:
@@ -141,7 +178,7 @@ def _scalar(value: Any) -> object:
         return value.isoformat()
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    return str(value) if isinstance(value, (decimal.Decimal, datetime.timedelta)) else repr(value)
+    return str(value)
 
 
 def _corrupt(error: Exception) -> RefusedError:

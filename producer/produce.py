@@ -47,9 +47,10 @@ def produce(paths: Sequence[str | Path], settings: Settings, *, progress: bool) 
     """
     started = time.monotonic()
     _check(settings.producer)
+    # Before the signals are taken: to choose a sample may take an hour, and leaves nothing to put in order.
+    corpus = open_corpus(paths, settings.producer)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
-        corpus = open_corpus(paths, settings.producer)
         if settings.producer.prune and not corpus.is_whole:
             told = "--prune needs the whole corpus: what filters, samples and limits leave out is still there"
             raise UsageError(told, "leave those out, or --prune")

@@ -25,7 +25,10 @@ __all__ = ["Progress"]
 
 _BAR_SECONDS = 0.25
 _LOG_SECONDS = 10.0
+# The corpus is walked a second time to know how much is left, which slows the run's own walk down: not where
+# that is short, or where it finds next to nothing to read.
 _MEASURE_AFTER_SECONDS = 3.0
+_MEASURE_AFTER_BYTES = 16_000_000
 
 _log = get_logger("producer")
 
@@ -43,8 +46,8 @@ class Progress:
 
         Args:
             shown: Whether anything is to be seen at all.
-            measure: Yields the sizes of all files; read in a thread of its own, since until it has ended
-                nobody knows how much is left.
+            measure: Yields the sizes of all files; read in a thread of its own, where there is much to read,
+                since until it has ended nobody knows how much is left.
         """
         self.documents = 0
         self.bytes_read = 0
@@ -53,6 +56,7 @@ class Progress:
         self._interval = float("inf")
         self._total: int | None = None
         self._measure = measure
+        self._measures = False
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._ended = threading.Event()
@@ -71,8 +75,6 @@ class Progress:
             )
             self._task = self._bar.add_task("", total=None, told="")
             self._bar.start()
-        if self._interval < float("inf"):
-            threading.Thread(target=self._add_up, name="measure", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,6 +90,9 @@ class Progress:
     def read(self, count: int) -> None:
         """Count bytes taken from the disk."""
         self.bytes_read += count
+        if not self._measures and self._is_worth_measuring():
+            self._measures = True
+            threading.Thread(target=self._add_up, name="measure", daemon=True).start()
         self.show()
 
     def document(self, count: int = 1) -> None:
@@ -128,11 +133,13 @@ class Progress:
             seconds_left=left,
         )
 
+    def _is_worth_measuring(self) -> bool:
+        is_shown = self._interval < float("inf")
+        reads = self.bytes_read > min(_MEASURE_AFTER_BYTES, self._skipped // 10)
+        return is_shown and reads and time.monotonic() > self._started + _MEASURE_AFTER_SECONDS
+
     def _add_up(self) -> None:
         total = 0
-        # A walk beside the run slows that down, and a short one needs no forecast.
-        if self._ended.wait(_MEASURE_AFTER_SECONDS):
-            return
         try:
             for size in self._measure():
                 total += size

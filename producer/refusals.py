@@ -54,6 +54,8 @@ class Reason(StrEnum):
     NO_METADATA_COLUMN = "no_metadata_column"
     SIDECAR = "sidecar"
     EXCLUDED = "excluded"
+    REPEATED_ID = "repeated_id"
+    NOT_PRUNED = "not_pruned"
 
     @property
     def is_notice(self) -> bool:
@@ -71,9 +73,10 @@ _NOTICES = frozenset(
         Reason.NO_METADATA_COLUMN,
         Reason.SIDECAR,
         Reason.EXCLUDED,
+        Reason.REPEATED_ID,
+        Reason.NOT_PRUNED,
     }
 )
-
 
 LASTING = frozenset(
     {
@@ -94,6 +97,7 @@ LASTING = frozenset(
         Reason.CORRUPT,
         Reason.METADATA_CUT,
         Reason.NO_METADATA_COLUMN,
+        Reason.REPEATED_ID,
     }
 )
 """What a file is refused for as long as it stays as it is, whatever becomes of disk, topic and limits."""
@@ -137,6 +141,7 @@ class Tally:
     def __init__(self, examples_per_reason: int = 10) -> None:
         self.examples: list[Refusal] = []
         self._counts: Counter[str] = Counter()
+        self._kept: Counter[str] = Counter()
         self._limit = examples_per_reason
 
     @property
@@ -149,11 +154,19 @@ class Tally:
         """How many there were."""
         return self._counts.total()
 
-    def add(self, refusal: Refusal) -> None:
-        """Count one more."""
-        self._counts[refusal.reason.value] += 1
-        if self._counts[refusal.reason.value] <= self._limit:
+    def add(self, refusal: Refusal, count: int = 1) -> None:
+        """Count one more, or several that are told by one."""
+        reason = refusal.reason.value
+        self._counts[reason] += count
+        if self._kept[reason] < self._limit:
+            self._kept[reason] += 1
             self.examples.append(refusal)
+
+    def weighted(self) -> Iterator[tuple[Refusal, int]]:
+        """Yield the examples, each with how many it stands for: what `add` makes the same tally of."""
+        rest = self._counts - self._kept
+        for each in self.examples:
+            yield each, 1 + rest.pop(each.reason.value, 0)
 
 
 def refusals_json(examples: Sequence[Refusal]) -> list[dict[str, str]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,16 +15,17 @@ from embedstream.errors import EmbedstreamError, FindingError
 from embedstream.metrics import Metrics
 from embedstream.rate import RateLimit
 from embedstream.settings import Settings
-from producer.changes import Changes, Everything
-from producer.corpus import Corpus
+from producer.changes import Changes
+from producer.corpus import Corpus, root_name
 from producer.documents import PreparedDocument
+from producer.everything import Everything
 from producer.ledger import Ledger
 from producer.open_ledger import Topic
 from producer.progress import Progress
 from producer.prune import Vanished, orphans
 from producer.readers import default_readers, read_all
 from producer.reading import Chunk, FileToRead, Task
-from producer.refusals import Refusal, RefusedError, Tally, printable
+from producer.refusals import Reason, Refusal, RefusedError, Tally, printable
 from producer.sender import Deletion, Sender
 from producer.signals import Stop
 from producer.source import ReadingRules
@@ -39,10 +39,13 @@ _COMMIT_ROWS = 4000
 _COMMIT_SECONDS = 2.0
 # A chunk takes long at a low rate: how old the metrics may be.
 _COUNT_SECONDS = 0.5
-# What one reader gets at a time; the list of its files has to fit into a pipe.
+# What one reader gets at a time. The list of its files has to fit into a pipe (64 KiB): the sender would wait
+# for the reader otherwise, while that waits for the sender.
 _TASK_BYTES = 1024 * 1024
 _TASK_FILES = 200
-_TASK_PATH_CHARS = 32 * 1024
+_TASK_PATH_BYTES = 32 * 1024
+# Reasons for which a part of the corpus was not seen at all.
+_UNSEEN = frozenset({Reason.UNREADABLE, Reason.VANISHED, Reason.CHANGED, Reason.EXTRA_MISSING})
 # Above this share of the documents, deletions have to be asked for by --force.
 _PRUNED_UNASKED = 0.05
 
@@ -71,7 +74,6 @@ class Run:
             shown: Told how far the run is.
             metrics: Told the same.
         """
-        self._roots = {_absolute(path): path for path in corpus.paths}
         self._settings = settings.producer
         self._ledger = ledger
         self._stop = stop
@@ -82,7 +84,9 @@ class Run:
         self._corpus = corpus
         self._limit = RateLimit(settings.producer.rate)
         self._refused, self._noticed = Tally(), Tally()
-        self._walk_is_whole = True
+        self._is_whole = True
+        # What is refused then was told before.
+        self._reads_again = False
         self._failure: EmbedstreamError | None = None
         self._sender = Sender(settings, topic.admin, self)
         self._changes = Everything()
@@ -96,7 +100,7 @@ class Run:
                 rehash=settings.producer.rehash,
             )
             if settings.producer.prune:
-                self._vanished = Vanished(ledger, list(self._roots))
+                self._vanished = Vanished(ledger, [root_name(path) for path in corpus.paths])
 
     def go(self) -> None:
         """Send what has to be sent, and wait until it has arrived; `summary` tells what became of it."""
@@ -151,23 +155,22 @@ class Run:
     def _goes_on(self) -> bool:
         return self._stop.signal is None and self._sender.failure is None
 
-    def _refuse(self, refusal: Refusal) -> None:
-        (self._noticed if refusal.reason.is_notice else self._refused).add(refusal)
+    def _refuse(self, refusal: Refusal, count: int = 1) -> None:
+        (self._noticed if refusal.reason.is_notice else self._refused).add(refusal, count)
+        # What can't be read today may hold what seems to have vanished from elsewhere.
+        self._is_whole = self._is_whole and refusal.reason not in _UNSEEN
 
     def _unread(self) -> Iterator[FileToRead]:
         """Walk the corpus, and yield the files that have to be read."""
-
-        def on_refusal(refusal: Refusal) -> None:
-            self._walk_is_whole = self._walk_is_whole and refusal.reason.is_notice
-            self._refuse(refusal)
-
-        for batch in self._corpus.batches(on_refusal):
-            unread, numbers, refusals = self._changes.unread(batch, _absolute(batch.root))
+        for batch in self._corpus.batches(self._refuse):
+            unread, numbers, refusals = self._changes.unread(batch, root_name(batch.root))
             if self._vanished is not None:
                 self._vanished.saw(numbers)
-            for refusal in refusals:
-                self._refuse(refusal)
+            for refusal, count in refusals:
+                self._refuse(refusal, count)
             self._shown.skipped(self._changes.unchanged_bytes)
+            if time.monotonic() > self._count_due:
+                self._count()
             yield from unread
             if not self._goes_on():
                 return
@@ -187,12 +190,18 @@ class Run:
         """Send what has to be sent of a chunk."""
         changes, sender = self._changes, self._sender
         for file, refusal in chunk.refusals:
-            self._refuse(refusal)
+            if not self._reads_again:
+                self._refuse(refusal)
             changes.refused(file, refusal)
-        for document, above in changes.choose(chunk.documents):
+        for document, above, replaces in changes.choose(chunk.documents):
             where = printable(changes.path(document.file))
             if document.line is not None:
                 where = f"{where}:{document.line}"
+            if replaces:
+                told = f"it replaces another document of the corpus that has its id, {document.id[:200]}"
+                repeated = RefusedError(Reason.REPEATED_ID, told).at(where)
+                self._refuse(repeated)
+                changes.refused(document.file, repeated)
             try:
                 changes.sent(document, sender.send(document, where, above))
                 self._limit.wait(sender.queued_bytes, lambda: not self._goes_on())
@@ -250,11 +259,14 @@ class Run:
         """Delete the documents that have vanished from the corpus."""
         if self._vanished is None or not self._goes_on():
             return
-        if not self._walk_is_whole:
-            told = "nothing was pruned: not all of the corpus could be walked"
+        if not self._is_whole:
+            told = "nothing was pruned: not all of the corpus could be read"
             self._failure = FindingError(told, "mend what is refused above")
             return
         vanished, total = self._vanished.find()
+        for count, why in self._vanished.kept():
+            where = ", ".join(map(printable, self._corpus.paths))
+            self._refuse(Refusal(Reason.NOT_PRUNED, where, f"{count:,} {why}"), count)
         if vanished > total * _PRUNED_UNASKED and not self._settings.force:
             told = f"nothing was pruned: {vanished:,} of {total:,} documents have vanished"
             self._failure = FindingError(
@@ -279,12 +291,13 @@ class Run:
         if self._ledger is None or not isinstance(self._changes, Changes) or not self._goes_on():
             return
         if wanted := orphans(self._ledger):
+            self._reads_again = True
             self._send_all(_tasks(self._again(self._changes, wanted)))
             self._settle()
 
     def _again(self, changes: Changes, wanted: set[int]) -> Iterator[FileToRead]:
         for batch in self._corpus.batches(lambda _: None):
-            yield from changes.again(batch, _absolute(batch.root), wanted)
+            yield from changes.again(batch, root_name(batch.root), wanted)
             if not self._goes_on():
                 return
 
@@ -292,22 +305,22 @@ class Run:
 def _tasks(files: Iterator[FileToRead]) -> Iterator[Task]:
     """Put files together so that a task is neither tiny nor large."""
     task: Task = []
-    size = chars = 0
+    size = piped = 0
     for file in files:
         task.append(file)
         size += file.found.size
-        chars += len(file.found.path) + len(file.found.relative)
-        if size >= _TASK_BYTES or len(task) >= _TASK_FILES or chars >= _TASK_PATH_CHARS:
+        piped += sum(map(_piped, (file.found.path, file.found.relative, file.found.sidecar)))
+        if size >= _TASK_BYTES or len(task) >= _TASK_FILES or piped >= _TASK_PATH_BYTES:
             yield task
             task = []
-            size = chars = 0
+            size = piped = 0
     if task:
         yield task
 
 
-def _absolute(path: str) -> str:
-    """Return a root as the ledger has it: however it was given, always the same."""
-    return path if "://" in path else printable(os.path.abspath(path))  # noqa: PTH100
+def _piped(text: str) -> int:
+    """Return how many bytes a text takes in a pipe, at most."""
+    return len(text) * (1 if text.isascii() else 3)
 
 
 def _digest(rules: ReadingRules) -> int:

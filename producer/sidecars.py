@@ -37,7 +37,7 @@ class Sidecars:
         """Look at what lies around the files.
 
         Args:
-            folder: The folder's path or URI, without `/` at its end.
+            folder: The folder's absolute path or URI, without `/` at its end.
             names: Of its files, at least one.
 
         Raises:
@@ -47,10 +47,13 @@ class Sidecars:
         self._stat: Callable[[str], tuple[int, int] | None] = _stat
         self._texts: list[str] = []
         self._places: list[str] = []
-        if own == FOLDER:
+        has_neighbours = parent != "s3:/"  # beside a bucket lies somebody else's
+        if own == FOLDER and has_neighbours:
             self._texts = [f"{parent}/{_TEXTS_FOLDER}/", f"{parent}/"]
         elif any(name.lower().endswith(TEXT_SUFFIXES) for name in names):
-            self._places = [f"{folder}/{FOLDER}/", f"{parent}/{FOLDER}/"]
+            self._places = [f"{folder}/{FOLDER}/"]
+            if has_neighbours:
+                self._places.append(f"{parent}/{FOLDER}/")
         if s3.is_uri(folder):
             stems = [_stem(name) for name in names]
             around: dict[str, s3.FoundObject] = {}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from embedstream.errors import EmbedstreamError
+from embedstream.estimate_report import size_text
 from producer.refusals import Refusal, refusal_lines, refusals_json
 
 __all__ = ["Summary"]
@@ -77,7 +78,7 @@ class Summary:
         """Yield the summary for a person to read."""
         rate = self.bytes_read / 1e6 / self.seconds if self.seconds else 0.0
         yield (
-            f"{self.documents:,} documents in {self.records:,} records, {self.bytes / 1e6:,.1f} MB of text,"
+            f"{self.documents:,} documents in {self.records:,} records, {size_text(self.bytes)} of text,"
             f" in {self.seconds:,.1f} s ({rate:,.1f} MB/s)"
         )
         for count, told in (

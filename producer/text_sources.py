@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -37,7 +38,8 @@ def _document(content: str, fields: dict[str, object], file: FoundFile) -> RawDo
 def _sidecar(path: str) -> bytes:
     try:
         with opened(path, lambda _: None) as file:
-            return b"".join(iter(lambda: file.raw.read(MAX_BYTES + 1) or b"", b""))
+            return io.BufferedReader(file.raw).read(MAX_BYTES + 1)
     except OSError as error:
         told = f"its metadata file {printable(path)} can't be read: {error.strerror or error}"
-        raise RefusedError(Reason.BAD_SIDECAR, told) from None
+        # Not as bad metadata, which stays as it is: another time it may be readable.
+        raise RefusedError(Reason.UNREADABLE, told) from None

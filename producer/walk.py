@@ -46,7 +46,8 @@ class FoundFile(NamedTuple):
         path: As the operating system wants it, or a URI; `printable` makes it text.
         relative: Relative to the root that was given, with `/`; a file given by itself has its name.
         size: In bytes, as it lies there; with its sidecar's.
-        mtime_ns: When it was last modified, nanoseconds since the epoch; the later of it and its sidecar.
+        mtime_ns: When it was last modified, nanoseconds since the epoch; with a sidecar the sum of both,
+            which changes with either, even if a tool has kept an older time.
         sidecar: Path or URI of the file that holds its metadata; empty for none.
     """
 
@@ -184,8 +185,7 @@ def _with_sidecars(folder: str, files: list[FoundFile], look: _Look) -> list[Fou
         sidecar = sidecars.of(name)
         if sidecar is not None:
             path, size, mtime_ns = sidecar
-            mtime_ns = max(mtime_ns, file.mtime_ns)
-            file = file._replace(size=file.size + size, mtime_ns=mtime_ns, sidecar=path)
+            file = file._replace(size=file.size + size, mtime_ns=file.mtime_ns + mtime_ns, sidecar=path)
         kept.append(file)
     return kept
 
@@ -264,7 +264,7 @@ def _walk_folder(root: str, look: _Look) -> Iterator[Batch]:
 def _files(run: list[os.DirEntry[str]], folder: _Folder, look: _Look) -> list[FoundFile]:
     """Return the files among some entries of a folder, and add its subfolders to it."""
     files = []
-    is_known, everything = look.is_known, not look.wanted
+    is_known, everything, above = look.is_known, not look.wanted, folder.relative
     for entry in run:
         name = entry.name
         try:
@@ -275,11 +275,12 @@ def _files(run: list[os.DirEntry[str]], folder: _Folder, look: _Look) -> list[Fo
             elif not is_known(name):
                 look.refuse(Reason.UNKNOWN_SUFFIX, entry.path, "no source reads files of this name")
             else:
-                found = entry.stat()
-                relative = folder.relative + (name if name.isascii() else printable(name))
-                if not stat.S_ISREG(found.st_mode):
+                relative = above + (name if name.isascii() else printable(name))
+                if not entry.is_file():
+                    entry.stat()  # for what is wrong with a link
                     look.refuse(Reason.NOT_A_FILE, entry.path, "a pipe, a socket or a device")
                 elif everything or look.takes(relative, entry.path):
+                    found = entry.stat()
                     files.append(FoundFile(entry.path, relative, found.st_size, found.st_mtime_ns))
         except OSError as error:
             look.on_refusal(_unreadable(entry.path, error))

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from consumer.model_files import BUNDLED_MODEL, find_model
-from embedstream.errors import UsageError
+from embedstream.errors import ConfigError, UsageError
 from embedstream.estimate import Question, run_estimate
 from embedstream.settings import EncoderSettings, ProducerSettings, Settings
 from tests.cli import run_cli
@@ -97,6 +97,31 @@ def test_questions_that_make_no_sense_are_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=told):
             run_estimate([tmp_path], SETTINGS, question)
+
+
+def test_a_price_file_of_ones_own_counts_and_a_wrong_one_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    file = tmp_path / "prices"
+    own: dict[str, object] = {
+        "date": "2030-01-01",
+        "gpu_per_hour": {"L4": {"price": 7.0}},
+        "hosted": [{"name": "Ours", "per_million_tokens": 3.0}],
+    }
+    file.write_text(json.dumps(own))
+    found = run_estimate([tmp_path], SETTINGS, Question(prices=file))
+    assert [(each.gpu, each.price) for each in found.costs] == [("L4", 7.0)]
+    assert [each.name for each in found.hosted] == ["Ours"]
+    assert found.prices_from.endswith("of 2030-01-01")
+    for wrong in (
+        {"gpu_per_hour": {"L4": 7.0}},
+        {"gpu_per_hour": {"L4": {"price": "much"}}},
+        {"gpu_per_hour": []},
+        {"hosted": [{"name": "Ours"}]},
+        {"bought": [{"gpu": "A100"}]},
+    ):
+        file.write_text(json.dumps(own | wrong))
+        with pytest.raises(ConfigError, match="--prices"):
+            run_estimate([tmp_path], SETTINGS, Question(prices=file))
 
 
 def test_the_command_tells_a_model_that_is_not_at_hand_and_needs_no_torch(tmp_path: Path) -> None:

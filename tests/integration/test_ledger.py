@@ -6,87 +6,22 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from embedstream.errors import ConfigError, FindingError, TryAgainError, UsageError
+from embedstream.errors import ConfigError, TryAgainError, UsageError
 from embedstream.kafka import make_admin
 from embedstream.metrics import Metrics
 from embedstream.offsets import end_offsets
-from embedstream.settings import MetricsSettings, ProducerSettings, Settings
+from embedstream.settings import MetricsSettings
 from producer.ledger import Ledger
-from producer.produce import produce
-from producer.summary import Summary
-from schemas.deletion import deletion_version
-from schemas.records import Document
-from schemas.wire import decode_document
 from tests.brokers import BrokerHandle
 from tests.cli import start_cli
-from tests.kafka import Topics, make_topics, read_all, wait_until
-
-
-class Corpus:
-    """A folder of documents, a ledger beside it, and the topic that both belong to."""
-
-    def __init__(self, folder: Path, topics: Topics) -> None:
-        self.root = folder / "corpus"
-        self.root.mkdir()
-        self.ledger = folder / "ledger"
-        self.topics = topics
-
-    def write(self, where: str, content: str, **fields: object) -> Path:
-        path = self.root / where
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"content": content, **fields}))
-        return path
-
-    def write_lines(self, name: str, *documents: Mapping[str, object]) -> Path:
-        path = self.root / name
-        path.write_text("".join(json.dumps(each) + "\n" for each in documents))
-        return path
-
-    def run(self, *paths: Path, **changes: Any) -> Summary:
-        values = {"ledger": str(self.ledger), **changes}
-        settings = Settings(kafka=self.topics.kafka, producer=ProducerSettings(**values))
-        return produce(list(paths) or [self.root], settings, progress=False)
-
-    def sent(self, **changes: Any) -> set[str]:
-        """Run, and return the ids of what that run has added to the topic, deletions with a minus."""
-        before = self.count()
-        summary = self.run(**changes)
-        assert summary.failure is None
-        return {name for name, _ in list(self.history())[before:]}
-
-    def history(self) -> Iterator[tuple[str, Document | int]]:
-        """Yield what the topic holds (it has one partition): documents, or versions of deletions."""
-        for message in read_all(self.topics.bootstrap, self.topics.documents):
-            key, value = message.key(), message.value()
-            assert isinstance(key, bytes)
-            if isinstance(value, bytes):
-                yield key.decode(), decode_document(value)
-            else:
-                version = deletion_version(message.headers())  # type: ignore[arg-type]
-                assert version is not None
-                yield f"-{key.decode()}", version
-
-    def count(self) -> int:
-        return len(list(self.history()))
-
-    def kept(self) -> dict[str, str]:
-        """Return the newest content of each document, without those deleted since."""
-        newest: dict[str, tuple[int, str]] = {}
-        for name, record in self.history():
-            if isinstance(record, Document):
-                assert record.version > newest.get(name, (-1, ""))[0]
-                newest[name] = (record.version, record.content)
-            else:
-                deleted = newest.pop(name[1:], (-1, ""))
-                assert record > deleted[0]
-        return {name: content for name, (_, content) in newest.items()}
+from tests.kafka import make_topics, wait_until
+from tests.ledgered import Corpus
 
 
 @pytest.fixture
@@ -167,93 +102,6 @@ def test_a_duplicate_is_sent_when_the_one_that_was_sent_has_vanished(corpus: Cor
     (corpus.root / "a.json").unlink()
     assert corpus.sent(prune=True, force=True) == {"-a.json", "b.json"}
     assert corpus.kept() == {"b.json": "The same."}
-
-
-def test_without_prune_nothing_is_deleted(corpus: Corpus) -> None:
-    corpus.write("a.json", "A.")
-    corpus.run()
-    (corpus.root / "a.json").unlink()
-    assert corpus.sent() == set()
-
-
-def test_what_has_vanished_is_deleted_and_comes_back(corpus: Corpus) -> None:
-    for n in range(40):
-        corpus.write(f"{n:02}.json", f"Document {n}.")
-    lines = [{"id": f"line {n}", "content": f"Line {n}."} for n in range(3)]
-    path = corpus.write_lines("lines.jsonl", *lines)
-    corpus.run()
-    (corpus.root / "07.json").unlink()
-    corpus.write_lines("lines.jsonl", *lines[:2])
-    assert corpus.sent(prune=True) == {"-07.json", "-line 2"}
-    assert corpus.sent(prune=True) == set()
-    corpus.write("07.json", "Document 7.")
-    corpus.write_lines("lines.jsonl", *lines)
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    assert corpus.sent(prune=True) == {"07.json", "line 2"}
-    assert len(corpus.kept()) == 43
-
-
-def test_a_line_that_a_run_without_prune_found_gone_is_deleted_by_the_next_with_it(corpus: Corpus) -> None:
-    lines = [{"id": str(n), "content": f"Line {n}."} for n in range(40)]
-    corpus.write_lines("lines.jsonl", *lines)
-    corpus.run()
-    corpus.write_lines("lines.jsonl", *lines[1:])
-    assert corpus.sent() == set()
-    assert corpus.sent(prune=True) == {"-0"}
-
-
-def test_more_than_a_twentieth_is_deleted_by_force_only(corpus: Corpus) -> None:
-    for n in range(20):
-        corpus.write(f"{n:02}.json", f"Document {n}.")
-    corpus.run()
-    for n in range(2):
-        (corpus.root / f"{n:02}.json").unlink()
-    refused = corpus.run(prune=True)
-    assert isinstance(refused.failure, FindingError)
-    assert "2 of 20" in str(refused.failure)
-    assert "--force" in str(refused.failure)
-    assert corpus.count() == 20
-    assert corpus.sent(prune=True, force=True) == {"-00.json", "-01.json"}
-
-
-def test_what_can_not_be_walked_has_not_vanished(corpus: Corpus) -> None:
-    corpus.write("a/a.json", "A.")
-    corpus.write("b.json", "B.")
-    corpus.run()
-    (corpus.root / "a" / "a.json").rename(corpus.root / "elsewhere")
-    (corpus.root / "gone.json").symlink_to("nowhere")
-    refused = corpus.run(prune=True, force=True)
-    assert isinstance(refused.failure, FindingError)
-    assert "walked" in str(refused.failure)
-    assert corpus.count() == 2
-
-
-def test_a_document_that_is_refused_now_keeps_its_old_version(corpus: Corpus) -> None:
-    corpus.write("a.json", "A.")
-    corpus.run()
-    (corpus.root / "a.json").write_text("{")
-    assert corpus.sent(prune=True, force=True) == set()
-
-
-def test_other_roots_are_not_pruned(corpus: Corpus) -> None:
-    corpus.write("a/1.json", "One.")
-    corpus.write("b/2.json", "Two.")
-    corpus.run(corpus.root / "a")
-    corpus.run(corpus.root / "b")
-    assert corpus.run(corpus.root / "a", prune=True, force=True).deleted == 0
-    assert corpus.kept() == {"1.json": "One.", "2.json": "Two."}
-
-
-def test_a_file_that_was_moved_takes_its_document_with_it(corpus: Corpus) -> None:
-    corpus.write("old/a.json", "Text.", id="named")
-    corpus.write("b.json", "Other.")
-    corpus.run()
-    (corpus.root / "new").mkdir()
-    (corpus.root / "old" / "a.json").rename(corpus.root / "new" / "z.json")
-    assert corpus.sent(prune=True, force=True) == set()
-    assert corpus.sent(prune=True, rehash=True) == set()
-    (corpus.root / "new" / "z.json").unlink()
-    assert corpus.sent(prune=True, force=True) == {"-named"}
 
 
 def test_one_id_in_two_files_is_the_last_ones_and_falls_back_to_the_first(corpus: Corpus) -> None:

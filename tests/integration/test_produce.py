@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import signal
@@ -14,7 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 from confluent_kafka import Message, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AlterConfigOpType,
@@ -38,6 +42,7 @@ from producer.walk import FoundFile
 from schemas.records import Document
 from schemas.wire import decode_document
 from tests.brokers import BrokerHandle, on_apache
+from tests.cli import run_cli
 from tests.kafka import Topics, make_topics, read_all, wait_until
 
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
@@ -158,7 +163,7 @@ def test_what_is_bad_is_refused_by_reason_and_all_beside_it_arrives(topics: Topi
         "empty.json",
         "blank.json",
     }
-    assert summary.notices == {"hidden": 1, "unknown_suffix": 1, "metadata_cut": 1}
+    assert summary.notices == {"hidden": 1, "unknown_suffix": 1, "metadata_cut": 1, "repeated_id": 1}
     found = documents(topics)
     assert found.keys() == {
         *("good.json", "nul.json", "line.txt", "word.txt", "scripts.txt", "front.md", "same", "wide.json")
@@ -173,6 +178,61 @@ def test_what_is_bad_is_refused_by_reason_and_all_beside_it_arrives(topics: Topi
     first, second = found["same"]
     assert (first.content, second.content) == ("First.", "Second.")
     assert second.version > first.version
+
+
+def write_bad_files(root: Path) -> set[str]:
+    """Write files that are bad as files, each beside a good one; return the ids of what can be sent."""
+    line = json.dumps({"id": "line", "content": "A whole line."}).encode() + b"\n"
+    # What does not compress: the first line comes out whole, though the rest is cut off.
+    noise = b"".join(hashlib.sha256(bytes([n])).hexdigest().encode() + b"\n" for n in range(200))
+    (root / "cut.jsonl.gz").write_bytes(gzip.compress(line + noise)[:-2000])
+    (root / "cut.txt.zst").write_bytes(zstandard.ZstdCompressor().compress(noise)[:-2000])
+    (root / "wrong.json.zst").write_bytes(b"no compression at all")
+    (root / "bomb.jsonl.gz").write_bytes(gzip.compress(b" " * 70_000_000))
+    pq.write_table(pa.table({"text": ["a"]}), root / "other.parquet")
+    pq.write_table(pa.table({"id": ["row"], "content": ["A row."]}), root / "good.parquet")
+    (root / "half.parquet").write_bytes((root / "good.parquet").read_bytes()[:-100])
+    (root / "good.txt").write_text("Good.")
+    (root / "folder").mkdir()
+    (root / "folder" / "loop").symlink_to(root)
+    (root / "gone.md").symlink_to(root / "nowhere")
+    return {"line", "row", "good.txt"}
+
+
+def test_bad_files_are_named_and_counted_and_the_rest_goes_on(topics: Topics, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    wanted = write_bad_files(corpus)
+    flags = ("produce", corpus, *topics.flags[:4], "--ledger", tmp_path / "ledger", "--json")
+    done = run_cli(*flags)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    # The lines of noise are refused one by one.
+    assert told["refused"].pop("not_json") > 10
+    refusals = [each for each in told["refusals"] if each["reason"] != "not_json"]
+    assert told["refused"] == {
+        "truncated": 2,
+        "corrupt": 2,
+        "expands_too_much": 1,
+        "no_column": 1,
+        "vanished": 1,
+    }
+    assert {Path(each["path"]).name: each["reason"] for each in refusals} == {
+        "cut.jsonl.gz": "truncated",
+        "cut.txt.zst": "truncated",
+        "wrong.json.zst": "corrupt",
+        "half.parquet": "corrupt",
+        "bomb.jsonl.gz": "expands_too_much",
+        "other.parquet": "no_column",
+        "gone.md": "vanished",
+    }
+    assert all(each["message"] for each in refusals)
+    assert told["notices"] == {"symlink_loop": 1}
+    assert documents(topics).keys() == wanted
+    strict = run_cli(*flags, "--strict")
+    assert strict.returncode == 1
+    again = json.loads(strict.stdout)
+    assert (again["documents"], again["refused"]["truncated"]) == (0, 2)
 
 
 def test_a_full_queue_makes_the_reader_wait(topics: Topics, tmp_path: Path) -> None:

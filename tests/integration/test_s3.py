@@ -144,6 +144,15 @@ def test_the_archives_layout_finds_its_metadata_in_s3_too(bucket: Any) -> None:
     assert [i.reason for i in found if isinstance(i, Refusal)] == [Reason.SIDECAR] * 30
 
 
+def test_texts_at_the_top_of_a_bucket_have_their_metadata_below_it(bucket: Any) -> None:
+    put(bucket, "a.md", "Body.")
+    put(bucket, "metadata/a.json", '{"title": "T"}')
+    put(bucket, "metadata/b.json", '{"content": "A document."}')
+    found = items("s3://corpus")
+    assert [check(i).metadata for i in found if isinstance(i, RawDocument)] == [{"title": "T"}, {}]
+    assert [i.reason for i in found if isinstance(i, Refusal)] == [Reason.SIDECAR]
+
+
 def test_an_object_that_changes_or_goes_while_it_is_read_is_refused(bucket: Any) -> None:
     line = json.dumps({"content": "x" * 1000}) + "\n"
     put(bucket, "c/a.jsonl", line * 12_000)

@@ -85,6 +85,33 @@ def test_a_truncated_file_does_not_end_the_choice_of_a_sample(tmp_path: Path) ->
     assert [item.reason for item in items if isinstance(item, Refusal)] == ["truncated"]
 
 
+def test_a_relative_path_finds_the_metadata_beside_it_and_names_files_by_their_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("markdown/a.md", "Body."), ("metadata/a.json", '{"title": "T"}')):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    for folder, given in (
+        (tmp_path, "markdown"),
+        (tmp_path / "markdown", "."),
+        (tmp_path / "metadata", "../markdown/"),
+    ):
+        monkeypatch.chdir(folder)
+        corpus = open_corpus([given], ProducerSettings())
+        (file,) = (file for batch in corpus.batches(lambda _: None) for file in batch.files)
+        (item,) = read(file, lambda _: None, corpus.rules)
+        assert isinstance(item, RawDocument)
+        assert (item.source, item.relative) == (str(tmp_path / "markdown" / "a.md"), "a.md")
+        assert item.fields == {"title": "T"}
+
+
+def test_a_path_that_is_named_twice_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    corpus = open_corpus([".", tmp_path, f"{tmp_path}/", "shard/.."], ProducerSettings())
+    assert corpus.paths == (str(tmp_path),)
+
+
 def test_a_path_that_does_not_exist_is_said_before_the_walk(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="gone"):
         open_corpus([tmp_path / "gone"], ProducerSettings(limit=1))

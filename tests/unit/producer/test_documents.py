@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from producer.documents import (
     MAX_ID_BYTES,
     MAX_METADATA_BYTES,
-    MISSING,
     RawDocument,
     ReadDocument,
     check,
@@ -46,9 +45,9 @@ def refused(document: RawDocument, id_field: str | None = None) -> RefusedError:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (MISSING, Reason.NO_CONTENT),
         ("", Reason.EMPTY),
         (" \n\t\u3000\u00a0", Reason.EMPTY),
+        ("\x00 \u200b\ufeff\u00ad", Reason.EMPTY),
         (None, Reason.CONTENT_NOT_TEXT),
         (3, Reason.CONTENT_NOT_TEXT),
         (["Text."], Reason.CONTENT_NOT_TEXT),
@@ -168,3 +167,8 @@ def test_all_records_of_a_document_share_everything_but_their_segment() -> None:
     assert len(shared) == 1
     assert made[0].version == 42
     assert made[0].content_hash == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("content", [".", " 😀", "\x00\x00a", "\u200b漢", "\ufeff\n—"])
+def test_a_single_sign_is_a_document(content: str) -> None:
+    assert check(raw(content)).content == content

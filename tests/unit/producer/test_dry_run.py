@@ -48,3 +48,18 @@ def test_the_command_connects_to_nothing_and_strict_tells_refusals(tmp_path: Pat
     clean = run_cli(*flags, "--content-field", "text", "--strict", "--exclude", "*.jsonl", "--limit", "1")
     assert clean.returncode == 0, clean.stderr
     assert json.loads(clean.stdout)["documents"] == 1
+
+
+def test_it_tells_how_many_texts_are_there_more_than_once(tmp_path: Path) -> None:
+    for name, text in (("a.txt", "Same."), ("b.txt", "Same."), ("c.md", "Same."), ("d.md", "Other.")):
+        (tmp_path / name).write_text(text)
+    found = dry_run([tmp_path], Settings(kafka=NOWHERE), progress=False)
+    assert (found.documents, found.duplicates) == (4, 2)
+    assert "2 of them repeat the text of another" in "\n".join(found.lines())
+
+
+def test_of_nothing_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<p>")
+    told = list(dry_run([tmp_path], Settings(kafka=NOWHERE), progress=False).lines())
+    assert told[0].startswith("would send 0 documents")
+    assert all(told)

@@ -112,6 +112,42 @@ def test_rows_without_text_are_refused_alone_with_their_number(tmp_path: Path) -
     assert reasons == [Reason.CONTENT_NOT_TEXT, Reason.EMPTY]
 
 
+def test_a_value_that_python_has_no_type_for_is_text(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.parquet",
+        {
+            "content": ["a", "b"],
+            "at": pa.array([1_500_000_000_000_000_001, 1_500_000_000_000_000_000], pa.timestamp("ns")),
+            "day": pa.array([2**30, 0], pa.date32()),
+            "took": pa.array([1, 2000], pa.duration("ns")),
+        },
+    )
+    first, second = (check(each).metadata for each in documents(read_all(path)))
+    assert first["at"] == "2017-07-14T02:40:00.000000001"
+    assert second["at"] == "2017-07-14T02:40:00"
+    assert (second["day"], second["took"]) == ("1970-01-01", "0:00:00.000002")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+@pytest.mark.parametrize("where", ["content", "title"])
+def test_a_row_that_is_no_utf8_is_refused_alone(tmp_path: Path, kind: pa.DataType, where: str) -> None:
+    # Arrow believes what it is told of bytes that are there already.
+    offsets, data = (
+        pa.py_buffer(each) for each in (b"\0\0\0\0\4\0\0\0\x08\0\0\0\x09\0\0\0", b"fine\xe9bad!")
+    )
+    bad = pa.Array.from_buffers(kind, 3, [None, offsets, data])
+    columns = {"content": ["a", "b", "c"], "title": ["T", "U", "V"]} | {where: bad}
+    found = read_all(write(tmp_path / "a.parquet", columns))
+    refusals = [(item.reason, item.path) for item in found if isinstance(item, Refusal)]
+    if kind == pa.binary() and where == "title":
+        assert refusals == []  # metadata may be anything
+        assert check(documents(found)[1]).metadata["title"] == "\\xe9bad"
+    else:
+        assert refusals == [(Reason.NOT_UTF8, f"{tmp_path}/a.parquet:2")]
+    fine = check(next(item for item in found if isinstance(item, RawDocument)))
+    assert (fine.content, fine.metadata["title"])[where == "title"] == "fine"
+
+
 @pytest.mark.parametrize("damage", ["cut", "head", "footer", "middle", "empty", "text"])
 def test_a_damaged_file_is_refused_and_nothing_crashes(tmp_path: Path, damage: str) -> None:
     import os

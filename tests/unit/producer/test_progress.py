@@ -78,6 +78,22 @@ def test_unasked_nothing_is_shown_or_measured(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_corpus_that_is_known_is_not_walked_a_second_time(every_time: None) -> None:
+    measured: list[bool] = []
+
+    def measure() -> Iterator[int]:
+        measured.append(True)
+        yield 10**9
+
+    with Progress(shown=True, measure=measure) as progress:
+        progress.skipped(1_000_000)
+        progress.read(1000)
+        assert measured == []
+        progress.read(100_000)
+        wait_until(lambda: progress.total, message="the corpus was not measured")
+    assert measured == [True]
+
+
 def test_a_corpus_that_changes_while_it_is_measured_has_no_time_left(every_time: None) -> None:
     def measure() -> Iterator[int]:
         yield 1

@@ -19,6 +19,19 @@ def test_all_are_counted_and_the_first_few_of_each_are_kept() -> None:
     ]
 
 
+def test_a_tally_can_be_made_again_of_its_examples() -> None:
+    tally, again = Tally(examples_per_reason=2), Tally(examples_per_reason=2)
+    for n in range(1000):
+        tally.add(Refusal(Reason.EMPTY if n % 3 else Reason.NOT_JSON, str(n), "told"))
+    tally.add(Refusal(Reason.HIDDEN, "x", "told"), 7)
+    weighted = list(tally.weighted())
+    assert len(weighted) == 5
+    for refusal, count in weighted:
+        again.add(refusal, count)
+    assert (again.counts, again.examples) == (tally.counts, tally.examples)
+    assert again.counts == {"empty": 666, "not_json": 334, "hidden": 7}
+
+
 @pytest.mark.parametrize(
     ("path", "text"), [("é/漢.txt", "é/漢.txt"), ("caf\udce9", "caf\\xe9"), ("a\nb", "a\nb")]
 )
