@@ -195,7 +195,7 @@ class Watcher:
     def _cost(self, own: Sequence[Scraped], told: Estimate) -> Cost:
         spending = self._spending
         spending.look()
-        price = spending.price_per_hour(time.time())
+        price = spending.price_per_hour
         budgets = [each.value("embedstream_budget_dollars") for each in own]
         budget = next((each for each in budgets if each is not None and not math.isnan(each)), None)
         # What daemons tell now is newer than what they have written down.
