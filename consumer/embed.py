@@ -84,7 +84,6 @@ class Embedder:
                     self._busy = True
                     self._embedded.put(self._encode(window))
                     self._busy = False
-                    self._metrics.queue_depth.labels(stage="deliver").set(len(self._embedded))
         except (Closed, Stopped):
             pass
         finally:
