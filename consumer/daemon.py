@@ -217,10 +217,6 @@ class Daemon:
         inputs: BoundedQueue[Polled] = BoundedQueue(settings.queue_bytes)
         windows: BoundedQueue[Window] = BoundedQueue(WINDOWS_AHEAD)
         embedded: BoundedQueue[EmbeddedWindow] = BoundedQueue(WINDOWS_AHEAD)
-        depth = self.metrics.queue_depth
-        depth.labels(stage="decode").set_function(lambda: inputs.cost)
-        depth.labels(stage="encode").set_function(lambda: len(windows))
-        depth.labels(stage="deliver").set_function(lambda: len(embedded))
         ownership = Ownership()
         poller = make_poller(self._settings, inputs, ownership, self.metrics, self.liveness.told)
         progressed = self.liveness.progressed

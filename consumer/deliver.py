@@ -114,6 +114,7 @@ class Deliverer:
         self._moved = moved
         self._busy = False
         self._held: list[_Built] = []
+        metrics.queue_depth.labels(stage="deliver").set_function(lambda: len(embedded))
 
     @property
     def has_work(self) -> bool:

@@ -62,6 +62,7 @@ class Embedder:
         self._passage_tokens = 0.0
         self._busy = False
         self._token_budget = encoder.token_budget
+        metrics.queue_depth.labels(stage="encode").set_function(lambda: len(windows))
 
     def tokens_per_second(self) -> float | None:
         """The encoder's rate over recent windows; None until the first is done."""

@@ -74,6 +74,7 @@ class Preparer:
         self._taken = 0
         self._cache = cache
         self._busy = False
+        metrics.queue_depth.labels(stage="decode").set_function(lambda: inputs.cost)
 
     @property
     def is_busy(self) -> bool:
