@@ -119,8 +119,7 @@ class Preparer:
             self._moved()
             time.sleep(min(held, wait, HELD_SECONDS))
             return []
-        most = CHUNK_BYTES if self._limit.burst > CHUNK_BYTES else int(self._limit.burst)
-        chunk = self._inputs.get_some(wait, CHUNK_RECORDS, most)
+        chunk = self._inputs.get_some(wait, CHUNK_RECORDS, int(min(CHUNK_BYTES, self._limit.burst)))
         self._taken += sum(each.size for each in chunk)
         return chunk
 

@@ -107,8 +107,7 @@ class Spending:
     @property
     def group_dollars(self) -> float:
         """What all daemons of the group have cost, those that are gone included."""
-        others = sum(map(self._by_now, self._others()))
-        return others + (self.dollars if self._instance is not None else 0.0)
+        return self._own + sum(map(self._by_now, self._others()))
 
     @property
     def group_tokens(self) -> float:
@@ -120,7 +119,9 @@ class Spending:
     def per_million_tokens(self) -> float | None:
         """Dollars of the group for a million tokens; None before the first token."""
         tokens = self.group_tokens
-        return self.group_dollars / tokens * 1e6 if tokens else None
+        # Of the others, what they had cost when they told how many tokens that was for.
+        dollars = self._own + sum(each.dollars for each in self._others())
+        return dollars / tokens * 1e6 if tokens else None
 
     @property
     def price_per_hour(self) -> float:
@@ -155,6 +156,10 @@ class Spending:
             _log.warning("spending_not_written", exc_info=error)
         if self._consumer is not None:
             self._consumer.close()
+
+    @property
+    def _own(self) -> float:
+        return 0.0 if self._instance is None else self.dollars
 
     def _others(self) -> list[Money]:
         return [each for name, each in self._known.items() if name != self._instance]
@@ -238,7 +243,8 @@ class Spending:
                 float(value["tokens"]),
                 self._clock() - self._age(message),
             )
-            if group == self._group:
+            numbers = (money.dollars, money.price_per_hour, money.tokens)
+            if group == self._group and all(map(math.isfinite, numbers)):
                 self._known[instance] = money
                 if instance == self._instance and self._written is None:
                     self._before = money
