@@ -16,6 +16,11 @@ from tests.brokers import REPOSITORY
 
 PROMETHEUS = REPOSITORY / "deploy" / "prometheus"
 NAMES = ("job.json", "fleet.json")
+# The contract.
+ALERTS = """
+Stalled NoConsumers LagGrowing EtaBeyondDeadline DeadLetterRatioHigh GpuIdleWhilePaying BudgetExceeded
+PodFlapping DeadMansSwitch
+"""
 # What Prometheus and the client library tell of every process.
 STANDARD = {"up", "process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 
@@ -139,6 +144,7 @@ def test_every_alert_has_a_chapter_of_the_runbook_and_a_test_firing_and_one_not(
     chapters = set(re.findall(r"^## (\w+)$", runbook, re.MULTILINE))
     alerts = {rule["alert"]: rule for rule in rules() if "alert" in rule}
     assert chapters == set(alerts)
+    assert {f"Embedstream{name}" for name in ALERTS.split()} <= set(alerts)
     tested: dict[str, set[bool]] = {name: set() for name in alerts}
     for case in yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]:
         for each in case.get("alert_rule_test", ()):
