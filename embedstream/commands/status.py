@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -82,7 +82,7 @@ def status(
 
 
 def _watch(watcher: Watcher, interval: float) -> None:
-    from rich.console import Console, Group
+    from rich.console import Console, Group, RenderableType
     from rich.live import Live
     from rich.text import Text
 
@@ -90,11 +90,12 @@ def _watch(watcher: Watcher, interval: float) -> None:
 
     console = Console(highlight=False)
     try:
-        seen = screen(watcher.look())
-        with (
-            Live(seen, console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live
-        ):
-            shown = seen
+        seen: RenderableType = screen(watcher.look())
+        page: AbstractContextManager[Live | None] = nullcontext()
+        if console.is_terminal:
+            page = Live(seen, console=console, auto_refresh=False)
+        with page as live:
+            shown: RenderableType = seen
             while True:
                 if live is None:
                     console.print(shown)
