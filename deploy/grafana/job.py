@@ -94,7 +94,6 @@ def _rates() -> tuple[Panel, ...]:
             "short",
             f"embedstream:lag_records:sum{OF_JOB}",
             decimals=0,
-            outlasts=True,
         ),
         _stat(
             "Dead letters",

@@ -16,6 +16,7 @@ COLUMNS = 24
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # The version of the dashboard model of Grafana 10; later ones take it and bring it up to date themselves.
 SCHEMA_VERSION = 38
+OUTLASTS = " Stays as it was told last when the daemons have ended."
 _SOURCE = {
     "name": "datasource",
     "label": "Data source",
@@ -184,7 +185,7 @@ def _panel(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
         "id": number,
         "type": panel.kind,
         "title": panel.title,
-        "description": panel.description,
+        "description": panel.description + (OUTLASTS if panel.outlasts else ""),
         "datasource": DATASOURCE,
         "gridPos": {"x": x, "y": y, "w": panel.width, "h": panel.height},
         "fieldConfig": {"defaults": defaults, "overrides": []},

@@ -79,7 +79,11 @@ def watch(bootstrap: str, folder: Path, seconds: float, *, falling: bool, seed: 
     with Daemons(folder) as daemons, GroupOffsets(topics.kafka, topics.documents) as offsets:
         for name, flags in (("one", ("--metrics-port", str(port))), ("two", ())):
             daemons.start(
-                topics, "--instance-id", name, *flags, seconds=BATCH_SECONDS, token_budget=TOKEN_BUDGET
+                topics,
+                *("--instance-id", name, *flags),
+                env={"EMBEDSTREAM_METRICS__PROGRESS_SECONDS": "1"},
+                seconds=BATCH_SECONDS,
+                token_budget=TOKEN_BUDGET,
             )
         url = f"http://127.0.0.1:{port}/metrics"
         ends = wait_until(
