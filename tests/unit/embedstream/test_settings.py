@@ -95,18 +95,19 @@ def test_a_secret_of_the_wrong_type_is_not_told(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("variable", "name"),
+    ("variable", "name", "secret"),
     [
-        ("EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORD_FILE", "kafka.client.sasl.password"),
-        ("EMBEDSTREAM_EXPORT__QDRANT_API_KEY_FILE", "export.qdrant_api_key"),
-        ("EMBEDSTREAM_METRICS__TOKEN_FILE", "metrics.token"),
-        ("EMBEDSTREAM_FLEET__API_KEY_FILE", "fleet.api_key"),
+        ("EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORD_FILE", "kafka.client.sasl.password", "hush \t=#1e5"),
+        ("EMBEDSTREAM_EXPORT__QDRANT_API_KEY_FILE", "export.qdrant_api_key", "hush \t=#1e5"),
+        # A bearer token has no blanks.
+        ("EMBEDSTREAM_METRICS__TOKEN_FILE", "metrics.token", "hush=#1e5"),
+        ("EMBEDSTREAM_FLEET__API_KEY_FILE", "fleet.api_key", "hush \t=#1e5"),
     ],
 )
-def test_a_secret_may_be_in_a_file(variable: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A bearer token stands in a header: no spaces there.
-    secret = "hush=#1e5" if name == "metrics.token" else "hush \t=#1e5"
-    Path("secret").write_text(f"{secret}\n")
+def test_a_secret_may_be_in_a_file(
+    variable: str, name: str, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("secret").write_text(secret + "\n")
     monkeypatch.setenv(variable, "secret")
     monkeypatch.setenv("EMBEDSTREAM_KAFKA__CLIENT__SASL_USERNAME", "me")
     loaded = load_with_sources()
