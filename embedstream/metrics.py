@@ -30,7 +30,7 @@ from schemas.dead_letter import Reason
 __all__ = ["OPEN", "PREFIX", "Declared", "Metrics", "Role", "declared"]
 
 PREFIX = "embedstream_"
-Role: TypeAlias = Literal["consumer", "producer", "gpu", "fleet"]
+Role: TypeAlias = Literal["consumer", "producer", "gpu"]
 Labels: TypeAlias = Mapping[str, tuple[str, ...]]
 AnyMetric = TypeVar("AnyMetric", Counter, Gauge, Histogram, Info)
 
@@ -294,17 +294,6 @@ class Metrics:
     )
     budget_dollars = Declared(Gauge, "What may be spent; NaN where no budget is set", "dollars")
 
-    # The rented pods, as RunPod tells them; exported by `fleet sd`.
-    fleet_pods = Declared(
-        Gauge,
-        "Pods by status",
-        "pods",
-        {"status": ("PROVISIONING", "STARTING", "RUNNING", "EXITED", "ERROR")},
-        roles=("fleet",),
-    )
-    fleet_price_dollars_per_hour = Declared(Gauge, "Of all pods now", "dollars/h", roles=("fleet",))
-    fleet_cost_dollars = Declared(Gauge, "Of all pods so far", "dollars", roles=("fleet",))
-
     # Identity.
     consumer_info = Declared(
         Info,
@@ -338,9 +327,7 @@ class Metrics:
             OPEN,
         ),
     )
-    build_info = Declared(
-        Info, "The program", "info", {"version": OPEN}, roles=("consumer", "producer", "fleet")
-    )
+    build_info = Declared(Info, "The program", "info", {"version": OPEN}, roles=("consumer", "producer"))
 
     def __init__(self, role: Role = "consumer") -> None:
         """Declares the metrics that a process of this role exports."""

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from embedstream.broker import ends_with_parent
 from tests.brokers import REPOSITORY, free_ports
 from tests.kafka import wait_until
 
-__all__ = ["Alertmanager", "Prometheus", "ShippedPrometheus", "Webhook", "needed"]
+__all__ = ["Alertmanager", "Prometheus", "Webhook", "needed"]
 
 DEPLOY = REPOSITORY / "deploy"
 
@@ -142,9 +142,31 @@ class Alertmanager(_Server):
         return {each["labels"]["alertname"] for each in self.ask("/api/v2/alerts", active="true")}
 
 
-class _Prometheus(_Server):
-    def __init__(self, folder: Path) -> None:
+class Prometheus(_Server):
+    """Prometheus with the rules that are shipped, scraping every second."""
+
+    def __init__(self, folder: Path, alertmanager: Alertmanager, targets: Sequence[int], token: str) -> None:
         super().__init__(folder, "prometheus")
+        for name in ("recording.rules.yml", "alerts.rules.yml"):
+            lines = (DEPLOY / "prometheus" / name).read_text().splitlines()
+            # An alert as soon as its expression is true: how long it waits is tested by promtool.
+            soon = [line.split("for:")[0] + "for: 0s" if "  for: " in line else line for line in lines]
+            (folder / name).write_text("\n".join(soon) + "\n")
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": ["recording.rules.yml", "alerts.rules.yml"],
+            "alerting": {
+                "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager.port}"]}]}]
+            },
+            "scrape_configs": [
+                {
+                    "job_name": "embedstream",
+                    "authorization": {"credentials": token},
+                    "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}],
+                }
+            ],
+        }
+        (folder / "prometheus.yml").write_text(json.dumps(config))
 
     def __enter__(self) -> Self:
         self.start(
@@ -169,62 +191,3 @@ class _Prometheus(_Server):
         found = self.query(expression)
         assert len(found) <= 1, found
         return found[0][1] if found else None
-
-
-class Prometheus(_Prometheus):
-    """Prometheus with the rules that are shipped, scraping every second."""
-
-    def __init__(self, folder: Path, alertmanager: Alertmanager, targets: Sequence[int], token: str) -> None:
-        super().__init__(folder)
-        for name in ("recording.rules.yml", "alerts.rules.yml"):
-            lines = (DEPLOY / "prometheus" / name).read_text().splitlines()
-            # An alert as soon as its expression is true: how long it waits is tested by promtool.
-            soon = [line.split("for:")[0] + "for: 0s" if "  for: " in line else line for line in lines]
-            (folder / name).write_text("\n".join(soon) + "\n")
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": ["recording.rules.yml", "alerts.rules.yml"],
-            "alerting": {
-                "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager.port}"]}]}]
-            },
-            "scrape_configs": [
-                {
-                    "job_name": "embedstream",
-                    "authorization": {"credentials": token},
-                    "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}],
-                }
-            ],
-        }
-        (folder / "prometheus.yml").write_text(json.dumps(config))
-
-
-class ShippedPrometheus(_Prometheus):
-    """Prometheus with the configuration that is shipped, other ports for its own, and soon."""
-
-    def __init__(self, folder: Path, ports: Mapping[int, int], token: str, in_file: int) -> None:
-        """Writes the files down.
-
-        Args:
-            folder: For them.
-            ports: For each that is shipped, another.
-            token: Of the daemons.
-            in_file: The port of a daemon that the file for discovery names.
-        """
-        super().__init__(folder)
-        text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
-        for shipped, here in ports.items():
-            assert f":{shipped}" in text
-            text = text.replace(f":{shipped}", f":{here}")
-        text = text.replace("_interval: 15s", "_interval: 1s").replace("_interval: 30s", "_interval: 1s")
-        (folder / "prometheus.yml").write_text(text)
-        (folder / "token").write_text(token)
-        for name in ("recording.rules.yml", "alerts.rules.yml"):
-            shutil.copy(DEPLOY / "prometheus" / name, folder)
-        (folder / "targets").mkdir()
-        example = (DEPLOY / "prometheus" / "targets" / "example.json").read_text()
-        (folder / "targets" / "daemons.json").write_text(example.replace("9400", str(in_file)))
-
-    def targets(self, count: int) -> list[dict[str, Any]] | None:
-        """What it scrapes, once that are so many."""
-        found: list[dict[str, Any]] = self.ask("/api/v1/targets", state="active")["data"]["activeTargets"]
-        return found if len(found) == count else None

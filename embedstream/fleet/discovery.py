@@ -11,16 +11,16 @@ import threading
 from collections.abc import Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from embedstream.errors import ConfigError, EmbedstreamError
 from embedstream.fleet.fleet import METRICS_PORT, Fleet
 from embedstream.fleet.records import Pod
 from embedstream.logs import get_logger
-from embedstream.metrics import Metrics
 
 __all__ = ["make_server", "targets"]
 
+_STATUSES = ("PROVISIONING", "STARTING", "RUNNING", "EXITED", "ERROR")
 _log = get_logger("discovery")
 
 
@@ -48,7 +48,10 @@ def make_server(fleet: Fleet, host: str, port: int) -> ThreadingHTTPServer:
     Raises:
         ConfigError: The address can't be listened on.
     """
-    told = Metrics("fleet")
+    registry = CollectorRegistry()
+    of_status = Gauge("embedstream_fleet_pods", "Pods by status", ("status",), registry=registry)
+    per_hour = Gauge("embedstream_fleet_price_dollars_per_hour", "Of all pods now", registry=registry)
+    so_far = Gauge("embedstream_fleet_cost_dollars", "Of all pods so far", registry=registry)
     # The API's client is for one thread at a time.
     lock = threading.Lock()
 
@@ -58,11 +61,11 @@ def make_server(fleet: Fleet, host: str, port: int) -> ThreadingHTTPServer:
 
     def metrics() -> bytes:
         pods = look()
-        for status in Metrics.fleet_pods.labels["status"]:
-            told.fleet_pods.labels(status=status).set(sum(pod.status == status for pod in pods))
-        told.fleet_price_dollars_per_hour.set(sum(pod.cost for pod in pods))
-        told.fleet_cost_dollars.set(fleet.ledger.dollars)
-        return generate_latest(told.registry)
+        for status in _STATUSES:
+            of_status.labels(status=status).set(sum(pod.status == status for pod in pods))
+        per_hour.set(sum(pod.cost for pod in pods))
+        so_far.set(fleet.ledger.dollars)
+        return generate_latest(registry)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

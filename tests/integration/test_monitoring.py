@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,22 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from embedstream.fleet.discovery import make_server
 from embedstream.kafka import make_producer
-from embedstream.metrics import Metrics
-from embedstream.metrics_server import serve
-from embedstream.settings import MetricsSettings
 from schemas.deletion import deletion_headers
 from tests.brokers import REPOSITORY, BrokerHandle, free_ports
 from tests.cli import run_cli, start_cli
 from tests.consuming import committed
 from tests.daemons import Daemon, Daemons, verified
 from tests.kafka import Topics, make_topics, read_all, wait_until
-from tests.monitoring import Alertmanager, Prometheus, ShippedPrometheus, Webhook, needed
+from tests.monitoring import Alertmanager, Prometheus, Webhook, needed
 from tests.oracle import decode
-from tests.runpod import FakeRunPod
 from tests.unit.deploy.test_dashboards import NAMES, dashboard, panels, rules
-from tests.unit.embedstream.fleet.fleets import a_fleet, a_spec, choices, environment
 
 pytestmark = pytest.mark.slow
 
@@ -181,7 +174,7 @@ def test_what_prometheus_says_is_what_the_topics_hold(scene: Scene) -> None:
         f"embedstream:progress:ratio{of_group}": 1,
         f"embedstream:consumers:count{of_group}": 2,
         f"embedstream:price_dollars_per_hour:sum{of_group}": 2 * PRICE,
-        f"max(embedstream:time_left_seconds:told{of_group})": 0,
+        f"max(embedstream_job_time_left_seconds{of_group})": 0,
         'sum(last_over_time(embedstream_documents_total{result="duplicate"}[1h]))': 2,
         'sum(last_over_time(embedstream_refused_documents_total{reason="not_an_object"}[1h]))': 1,
         f"max(sum by (instance) (embedstream_job_start_end_offset{of_group}))": len(documents),
@@ -266,54 +259,6 @@ def alert_of(scene: Scene) -> bool:
     alerts = scene.alertmanager.ask("/api/v2/alerts", active="true")
     wanted = ("EmbedstreamConsumerDown", f"127.0.0.1:{scene.ports[0]}")
     return any((each["labels"]["alertname"], each["labels"].get("instance")) == wanted for each in alerts)
-
-
-def test_the_scrape_configuration_finds_daemons_in_all_three_ways(tmp_path: Path) -> None:
-    """With the files as they are shipped, but for the ports."""
-    daemon, in_file, producer, nobody = free_ports(4)
-    for role, port in (("consumer", daemon), ("consumer", in_file), ("producer", producer)):
-        serve(Metrics(role), MetricsSettings(port=port, token=TOKEN))  # type: ignore[arg-type]
-    api = FakeRunPod()
-    fleet, spec = a_fleet(api, tmp_path), a_spec(1)
-    fleet.ledger.ask_for(spec)
-    fleet.raise_pods(spec, choices(fleet, spec), environment(spec))
-    api.sleep(65.0)
-    discovery = make_server(fleet, "127.0.0.1", 0)
-    threading.Thread(target=discovery.serve_forever, daemon=True).start()
-    ports = {9400: daemon, 9401: producer, 9410: discovery.server_port, 9093: nobody}
-    with ShippedPrometheus(tmp_path / "prometheus", ports, TOKEN, in_file) as prometheus:
-        found = wait_until(lambda: prometheus.targets(5), 60, "five targets")
-        pods = "pod0000x-9400.proxy.runpod.net:443"
-        assert {(each["labels"]["job"], each["labels"]["instance"]) for each in found} == {
-            ("embedstream", f"127.0.0.1:{daemon}"),
-            ("embedstream", f"127.0.0.1:{in_file}"),
-            ("embedstream", pods),
-            ("embedstream-fleet", f"127.0.0.1:{discovery.server_port}"),
-            ("producer", f"127.0.0.1:{producer}"),
-        }
-        (pod,) = [each for each in found if each["labels"]["instance"] == pods]
-        assert pod["scrapeUrl"] == f"https://{pods}/metrics"
-        assert pod["labels"]["instance_id"] == "job-0"
-        # The token opens all of them; what a pod is called is told by the fleet.
-        wait_until(lambda: prometheus.value('sum(up{instance=~"127.*"})') == 4, 60, "all are scraped")
-        assert prometheus.value('embedstream_fleet_pods{status="RUNNING"}') == 1
-    discovery.shutdown()
-    discovery.server_close()
-
-
-@pytest.mark.parametrize(
-    ("labels", "receivers"),
-    [
-        (["severity=page"], "webhook,mail"),
-        (["severity=warn"], "mail"),
-        (["severity=none", "alertname=EmbedstreamDeadMansSwitch"], "dead-mans-switch"),
-    ],
-)
-def test_pages_go_to_the_webhook_and_everything_by_mail(labels: list[str], receivers: str) -> None:
-    config = REPOSITORY / "deploy" / "alertmanager" / "alertmanager.yml"
-    command = [needed("amtool"), "config", "routes", "test", f"--config.file={config}", *labels]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == receivers
 
 
 @pytest.mark.parametrize(
