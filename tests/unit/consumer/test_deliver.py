@@ -97,7 +97,7 @@ def test_windows_are_delivered_in_order() -> None:
 
 
 def test_every_line_about_a_window_names_its_offsets() -> None:
-    items = [a_document(0, 5), a_document(1, 7, 2), a_refusal(0, 6), an_end(1, 8, 2)]
+    items: list[Item] = [a_document(0, 5), a_document(1, 7, 2), a_refusal(0, 6), an_end(1, 8, 2)]
     with capture_logs() as lines:
         run(Landed(failures=1), [*items, *(a_document(0, offset) for offset in range(7, 20))])
         run(Landed(), items, ownership=Ownership())
