@@ -114,6 +114,7 @@ class Deliverer:
         self._moved = moved
         self._busy = False
         self._held: list[_Built] = []
+        metrics.queue_depth.labels(stage="deliver").set_function(lambda: len(embedded))
 
     @property
     def has_work(self) -> bool:
@@ -176,7 +177,12 @@ class Deliverer:
         self._limit.judge(items)
         self._held.append(_Built(embedded.window.number, items, time.monotonic() - started))
         if self._limit.is_undecided and len(self._held) == 1:
-            _log.info("window_held_back", window=embedded.window.number, why="too many dead letters so far")
+            _log.info(
+                "window_held_back",
+                window=embedded.window.number,
+                offsets=_offsets(items),
+                why="too many dead letters so far",
+            )
 
     def _look_at_topics(self) -> OutputLayout:
         """Where output goes; waits for a broker to tell.
@@ -221,7 +227,8 @@ class Deliverer:
         while True:
             kept = self._ownership.open_transaction([each.item for each in items])
             if not kept:
-                _log.info("window_dropped", window=built.number, why="its partitions were taken away")
+                why = "its partitions were taken away"
+                _log.info("window_dropped", window=built.number, offsets=_offsets(items), why=why)
                 return
             ours = items if len(kept) == len(items) else _those_of(kept, items)
             try:
@@ -229,7 +236,9 @@ class Deliverer:
                 break
             except NotDelivered as error:
                 self._metrics.transactions_total.labels(result="aborted").inc()
-                _log.warning("window_not_delivered", window=built.number, why=str(error))
+                _log.warning(
+                    "window_not_delivered", window=built.number, offsets=_offsets(ours), why=str(error)
+                )
                 if self._giving_up():
                     # The stage ends here: the next window's offsets would cover this one's records.
                     raise TryAgainError(f"a window could not be delivered any more ({error})") from None
@@ -245,7 +254,6 @@ class Deliverer:
         """Counts what was committed, and says so in one line."""
         metrics = self._metrics
         passages = newest = size = 0
-        offsets: dict[int, list[int]] = {}
         results: Counter[str] = Counter()
         for each in items:
             if isinstance(each.item, EndOfPartition):
@@ -253,7 +261,6 @@ class Deliverer:
             source = each.item.input
             newest = max(newest, source.timestamp)
             size += len(source.value or b"")
-            offsets.setdefault(source.partition, [source.offset, 0])[1] = source.offset
             if each.failure is not None:
                 results["dead_letter"] += 1
                 metrics.dead_letters_total.labels(reason=each.failure.reason.value).inc()
@@ -276,12 +283,22 @@ class Deliverer:
         _log.info(
             "window_delivered",
             window=window,
-            offsets=offsets,
+            offsets=_offsets(items),
             records=results.total(),
             passages=passages,
             dead_letters=results["dead_letter"],
             seconds=round(seconds, 3),
         )
+
+
+def _offsets(items: Sequence[ItemRecords]) -> dict[int, list[int]]:
+    """The first and last offset of each partition, for the log."""
+    offsets: dict[int, list[int]] = {}
+    for each in items:
+        if not isinstance(each.item, EndOfPartition):
+            source = each.item.input
+            offsets.setdefault(source.partition, [source.offset, 0])[1] = source.offset
+    return offsets
 
 
 def _those_of(kept: Sequence[Item], items: Sequence[ItemRecords]) -> list[ItemRecords]:

@@ -62,6 +62,7 @@ class Embedder:
         self._passage_tokens = 0.0
         self._busy = False
         self._token_budget = encoder.token_budget
+        metrics.queue_depth.labels(stage="encode").set_function(lambda: len(windows))
 
     def tokens_per_second(self) -> float | None:
         """The encoder's rate over recent windows; None until the first is done."""
@@ -84,7 +85,6 @@ class Embedder:
                     self._busy = True
                     self._embedded.put(self._encode(window))
                     self._busy = False
-                    self._metrics.queue_depth.labels(stage="deliver").set(len(self._embedded))
         except (Closed, Stopped):
             pass
         finally:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from consumer.encoder import ModelInfo
 from embedstream.costs import gpu_named, gpu_peaks
 from embedstream.errors import EmbedstreamError
+from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
 from embedstream.model_shape import shape_of
 from embedstream.settings import EncoderSettings
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["flops_share", "watch_gpu"]
+
+_log = get_logger("gpu")
 
 
 def watch_gpu(
@@ -49,6 +52,8 @@ def watch_gpu(
     metrics.gpu_memory_reserved_bytes.set_function(lambda: torch.cuda.memory_reserved(device))
     metrics.gpu_memory_total_bytes.set(torch.cuda.get_device_properties(device).total_memory)
     metrics.gpu_utilization_ratio.set_function(lambda: _utilization(device))
+    if math.isnan(_utilization(device)):
+        _log.warning("gpu_use_unknown", why="NVIDIA's management library, or nvidia-ml-py for it, is missing")
     share = flops_share(torch.cuda.get_device_name(device), settings, tokens_per_second, passage_tokens)
     metrics.model_flops_utilization_ratio.set_function(share)
 

@@ -74,6 +74,7 @@ class Preparer:
         self._taken = 0
         self._cache = cache
         self._busy = False
+        metrics.queue_depth.labels(stage="decode").set_function(lambda: inputs.cost)
 
     @property
     def is_busy(self) -> bool:
@@ -107,7 +108,6 @@ class Preparer:
             window = self._builder.idle(time.monotonic())
             if window is not None:
                 self._put(window)
-        self._metrics.queue_depth.labels(stage="decode").set(self._inputs.cost)
 
     def _next_chunk(self) -> list[Polled]:
         """What is there, at most a chunk; waits for a first record as long as no window must be closed."""
@@ -119,7 +119,7 @@ class Preparer:
             self._moved()
             time.sleep(min(held, wait, HELD_SECONDS))
             return []
-        chunk = self._inputs.get_some(wait, CHUNK_RECORDS, CHUNK_BYTES)
+        chunk = self._inputs.get_some(wait, CHUNK_RECORDS, int(min(CHUNK_BYTES, self._limit.burst)))
         self._taken += sum(each.size for each in chunk)
         return chunk
 
@@ -154,7 +154,6 @@ class Preparer:
         if self._cache is not None:
             self._cache.look_up(window)
         self._windows.put(window)
-        self._metrics.queue_depth.labels(stage="encode").set(len(self._windows))
 
 
 def decode(record: Input) -> Decoded:

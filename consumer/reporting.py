@@ -130,17 +130,19 @@ class Reporting:
                 next_look = time.monotonic() + LOOK_SECONDS
             self._count(spending)
             self._ending.wait(MONEY_SECONDS)
-        spending.write()
+        spending.close()
 
     def _tokens(self) -> float:
-        return self._metrics.registry.get_sample_value("embedstream_tokens_total") or 0.0
+        # Asked every second: the registry would collect everything for it, the GPU's gauges too.
+        (family,) = self._metrics.tokens_total.collect()
+        return family.samples[0].value
 
     def _count(self, spending: Spending) -> None:
         metrics, budget = self._metrics, self._settings.cost.budget
         dollars = spending.dollars
         metrics.cost_dollars_total.inc(max(0.0, dollars - self._counted))
         self._counted = dollars
-        whole, price = spending.group_dollars, spending.price_per_hour(time.time())
+        whole, price = spending.group_dollars, spending.price_per_hour
         metrics.group_cost_dollars.labels(**self._job).set(whole)
         per_million = _number(spending.per_million_tokens)
         metrics.group_cost_dollars_per_million_tokens.labels(**self._job).set(per_million)

@@ -11,8 +11,8 @@ corpus goes on in the middle.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 from confluent_kafka import IsolationLevel
@@ -20,7 +20,7 @@ from confluent_kafka import IsolationLevel
 from embedstream.group_members import Member, classic_group, described_members
 from embedstream.kafka import make_admin, topic_partitions
 from embedstream.offsets import GroupOffsets, end_offsets, start_offsets
-from embedstream.progress import Estimate, History, Profile, estimate
+from embedstream.progress import Estimate, History, Profile, Stratum, estimate
 from embedstream.settings import KafkaSettings
 from embedstream.topic_sizes import sample_sizes
 
@@ -139,17 +139,20 @@ class GroupProgress:
         self._history = History()
 
     def _extended(self, ranges: Mapping[int, tuple[int, int]]) -> Profile:
-        """The profile with what was appended since."""
-        old = self._profile.strata
+        """The profile with what was appended since; what was there before is done, and one stratum."""
+        old = {p: _as_one(strata) for p, strata in self._profile.strata.items() if strata}
         worth = {
-            p: (start, end)
-            for p, (start, end) in ranges.items()
-            if end - start > FEW_RECORDS or not old.get(p)
+            p: (start, end) for p, (start, end) in ranges.items() if end - start > FEW_RECORDS or p not in old
         }
         new = sample_sizes(self._kafka, self._topic, worth, self._stopping).strata
-        strata = {p: [*old.get(p, ()), *new.get(p, ())] for p in ranges}
-        for p, (start, end) in ranges.items():
-            if p not in worth and start < end:
-                last = strata[p].pop()
-                strata[p].append(type(last)(last.start, end, last.mean, last.error))
+        strata = {p: [*([old[p]] if p in old else []), *new.get(p, ())] for p in ranges}
+        for p, (_, end) in ranges.items():
+            if p not in worth:
+                strata[p] = [replace(old[p], end=end)]
         return Profile(strata)
+
+
+def _as_one(strata: Sequence[Stratum]) -> Stratum:
+    """Strata that follow on each other; of what is done, it does not matter where its bytes lie."""
+    start, end = strata[0].start, strata[-1].end
+    return Stratum(start, end, sum(each.bytes for each in strata) / max(1, end - start), 0.0)

@@ -100,7 +100,9 @@ class Declared(Generic[AnyMetric]):
         more: dict[str, Any] = {} if self._buckets is None else {"buckets": self._buckets}
         # An Info's series gets its suffix from the client, a counter's is known to it.
         name = PREFIX + (self.name.removesuffix("_info") if self.kind is Info else self.name)
-        metric: AnyMetric = self.kind(name, self.text, tuple(self.labels), registry=registry, **more)
+        # An Info takes its labels with their values.
+        labels = () if self.kind is Info else tuple(self.labels)
+        metric: AnyMetric = self.kind(name, self.text, labels, registry=registry, **more)
         if self.labels and OPEN not in self.labels.values():
             for values in itertools.product(*self.labels.values()):
                 metric.labels(*values)
@@ -293,9 +295,39 @@ class Metrics:
     budget_dollars = Declared(Gauge, "What may be spent; NaN where no budget is set", "dollars")
 
     # Identity.
-    consumer_info = Declared(Info, "The group and topic of this daemon", "info")
-    model_info = Declared(Info, "The model and how it runs", "info")
-    build_info = Declared(Info, "The program", "info", roles=("consumer", "producer"))
+    consumer_info = Declared(
+        Info,
+        "The group and topic of this daemon",
+        "info",
+        {
+            **_JOB,
+            "instance_id": OPEN,
+            "embeddings_topic": OPEN,
+            "delivery": ("exactly-once", "at-least-once"),
+        },
+    )
+    model_info = Declared(
+        Info,
+        "The model and how it runs",
+        "info",
+        dict.fromkeys(
+            (
+                *(
+                    "model",
+                    "fingerprint",
+                    "splitter",
+                    "dim",
+                    "max_tokens",
+                    "precision",
+                    "attention",
+                    "layout",
+                ),
+                *("compiled", "refused", "device", "token_budget"),
+            ),
+            OPEN,
+        ),
+    )
+    build_info = Declared(Info, "The program", "info", {"version": OPEN}, roles=("consumer", "producer"))
 
     def __init__(self, role: Role = "consumer") -> None:
         """Declares the metrics that a process of this role exports."""

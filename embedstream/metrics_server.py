@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import hmac
 import json
+import socket
+import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import start_http_server
+from prometheus_client import make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
 
 from embedstream.errors import ConfigError
 from embedstream.logs import get_logger
@@ -24,6 +29,9 @@ __all__ = ["Page", "serve"]
 
 Page: TypeAlias = Callable[[], tuple[bool, Mapping[str, Any]]]
 """Says whether all is well, and the document that tells why."""
+
+# Who connects and asks nothing is let go.
+SILENT_SECONDS = 10.0
 
 _log = get_logger("metrics")
 
@@ -41,23 +49,43 @@ def serve(metrics: Metrics, settings: MetricsSettings, pages: Mapping[str, Page]
     """
     if settings.port < 0:
         return
+    application = _application(
+        pages or {}, _guarded(make_wsgi_app(metrics.registry), metrics, settings.token)
+    )
+
+    class Server(_Server):
+        address_family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+
     try:
-        server, _ = start_http_server(settings.port, settings.host, metrics.registry)
+        # Not prometheus_client's own: that would answer without the token for a moment.
+        server = make_server(settings.host, settings.port, application, Server, _Handler)
     except OSError as error:
         raise ConfigError(
             f"metrics.host {settings.host} with metrics.port {settings.port} can't be listened on"
             f" ({error.strerror})",
             "set another --metrics-port (0 takes a free one, -1 none)",
         ) from None
-    others = server.get_app()
-    assert others is not None
-    server.set_app(_application(pages or {}, _guarded(others, metrics, settings.token)))
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     _log.info(
         "metrics_listening",
         host=settings.host,
         port=server.server_port,
         needs_token=settings.token is not None,
     )
+
+
+class _Server(ThreadingWSGIServer):
+    """Answers each request in a thread; a client that hangs up or says nothing is no trouble of ours."""
+
+    def handle_error(self, *_: object) -> None:
+        _log.debug("request_failed", error=repr(sys.exception()))
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = SILENT_SECONDS
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def _guarded(others: WSGIApplication, metrics: Metrics, token: str | None) -> WSGIApplication:

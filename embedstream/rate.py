@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -33,6 +34,11 @@ class RateLimit:
         self._sleep = sleep
         self._due = clock()
         self._total = 0
+
+    @property
+    def burst(self) -> float:
+        """Bytes that may come at once; infinite without a limit."""
+        return math.inf if self._rate is None else self._rate * _BURST_SECONDS
 
     def wait(self, total: int, stopped: Callable[[], bool]) -> None:
         """Wait until `total` bytes since the begin are not too many.

@@ -100,8 +100,17 @@ class MetricsSettings(Section):
 
     host: NonEmpty = "127.0.0.1"
     port: Annotated[int, Field(ge=-1, le=65_535)] = 9400
-    token: Annotated[str, Field(pattern=r"^[!-~]+$")] | None = None
+    token: str | None = None
     progress_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
+
+    @field_validator("token")
+    @classmethod
+    def _fits_a_header(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[!-~]+", value):
+            raise ValueError(
+                "write letters, digits and signs of ASCII, without spaces; none at all is no token"
+            )
+        return value
 
 
 class CostSettings(Section):

@@ -361,7 +361,9 @@ def _origin(label: str, path: tuple[str, ...]) -> str:
     if label == "environment":
         return _variable(path)
     if label == "flag":
-        return "--" + path[-1].replace("_", "-")
+        # Beside a group and its topics, a bare port would be anybody's.
+        words = path if path[0] == "metrics" else path[-1:]
+        return "--" + "-".join(words).replace("_", "-")
     return label
 
 

@@ -7,13 +7,14 @@
 Each daemon writes what it has cost into the compacted topic `embedstream.spending` every now and then: the
 key is a JSON list of group and instance id, the value a JSON object with `dollars`, `price_per_hour` and
 `tokens`, and the last record of a key counts. A daemon that is started again goes on from its own last
-record, so that a budget holds over restarts and over the fleet. What a daemon spent in the moments before it
-was killed is not known: at most `WRITE_SECONDS`.
+record, so that a budget holds over restarts and over the fleet. Between two records of another daemon its
+price counts on. What one spent in the moments before it was killed is not known: at most `WRITE_SECONDS`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,7 +46,10 @@ _log = get_logger("spending")
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """What one daemon has cost and encoded, what it costs an hour, and when it said so (Unix time)."""
+    """What one daemon has cost and encoded, what it costs an hour (0 once it has ended), and when it said so.
+
+    `at` is in seconds of the reader's own clock: those of other machines may be wrong.
+    """
 
     dollars: float
     price_per_hour: float
@@ -92,6 +96,7 @@ class Spending:
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
         self._caught_up = False
+        self._looked = -math.inf
         self._known: dict[str, Money] = {}
 
     @property
@@ -101,31 +106,33 @@ class Spending:
 
     @property
     def group_dollars(self) -> float:
-        """What all daemons of the group have cost, those that are gone included, as of the last look."""
-        others = sum(each.dollars for name, each in self._known.items() if name != self._instance)
-        return others + (self.dollars if self._instance is not None else 0.0)
+        """What all daemons of the group have cost, those that are gone included."""
+        return self._own + sum(map(self._by_now, self._others()))
 
     @property
     def group_tokens(self) -> float:
         """What they have encoded."""
-        others = sum(each.tokens for name, each in self._known.items() if name != self._instance)
+        others = sum(each.tokens for each in self._others())
         return others + self._before.tokens + self._tokens()
 
     @property
     def per_million_tokens(self) -> float | None:
         """Dollars of the group for a million tokens; None before the first token."""
         tokens = self.group_tokens
-        return self.group_dollars / tokens * 1e6 if tokens else None
+        # Of the others, what they had cost when they told how many tokens that was for.
+        dollars = self._own + sum(each.dollars for each in self._others())
+        return dollars / tokens * 1e6 if tokens else None
 
-    def price_per_hour(self, now: float) -> float:
-        """What the daemons that live at `now` (Unix time) cost an hour together."""
-        alive = [
-            n for n, each in self._known.items() if n != self._instance and now - each.at < ALIVE_SECONDS
-        ]
-        return self._price + sum(self._known[name].price_per_hour for name in alive)
+    @property
+    def price_per_hour(self) -> float:
+        """What the daemons that live cost an hour together."""
+        now = self._clock()
+        return self._price + sum(
+            each.price_per_hour for each in self._others() if now - each.at < ALIVE_SECONDS
+        )
 
     def look(self) -> None:
-        """Reads what the others have written, and writes when it is time; without a broker it just counts.
+        """Reads what the others have written, and writes when it is time; whatever fails, it counts on.
 
         A daemon reads its own earlier record before it writes the first.
         """
@@ -134,12 +141,36 @@ class Spending:
                 self._open()
             self._read()
             if self._written is None or self._clock() - self._written >= WRITE_SECONDS:
-                self.write()
+                self._write(self._price)
         except KafkaException as error:
             _log.warning("spending_unknown", error=describe_error(error.args[0]))
+        except Exception as error:
+            # A budget has to hold whatever becomes of the books.
+            _log.warning("spending_unknown", exc_info=error)
 
-    def write(self) -> None:
-        """Writes what this daemon has cost; it does if a broker answers within seconds."""
+    def close(self) -> None:
+        """Writes that this daemon has ended, if a broker answers within seconds; lets go of the client."""
+        try:
+            self._write(0.0)
+        except Exception as error:
+            _log.warning("spending_not_written", exc_info=error)
+        if self._consumer is not None:
+            self._consumer.close()
+
+    @property
+    def _own(self) -> float:
+        return 0.0 if self._instance is None else self.dollars
+
+    def _others(self) -> list[Money]:
+        return [each for name, each in self._known.items() if name != self._instance]
+
+    def _by_now(self, money: Money) -> float:
+        """What another has cost by now, told or not: it writes again before long, if it lives."""
+        seconds = min(self._clock() - money.at, WRITE_SECONDS)
+        return money.dollars + seconds * money.price_per_hour / 3600
+
+    def _write(self, price: float) -> None:
+        """Writes what this daemon has cost, and what it costs from now on."""
         # Until all was read, what it cost in an earlier life is not known.
         if self._instance is None or not self._caught_up:
             return
@@ -148,25 +179,22 @@ class Spending:
         key = json.dumps([self._group, self._instance])
         value = {
             "dollars": self.dollars,
-            "price_per_hour": self._price,
+            "price_per_hour": price,
             "tokens": self._before.tokens + self._tokens(),
         }
-        failed: list[KafkaError] = []
+        failed: list[str] = []
 
         def told(error: KafkaError | None, _: Message) -> None:
             if error is not None:
-                failed.append(error)
+                failed.append(describe_error(error))
 
         self._producer.produce(SPENDING_TOPIC, json.dumps(value), key, on_delivery=told)
         if self._producer.flush(5.0) == 0 and not failed:
             self._written = self._clock()
-        elif failed:
-            _log.warning("spending_not_written", error=describe_error(failed[0]))
-
-    def close(self) -> None:
-        """Lets go of the client."""
-        if self._consumer is not None:
-            self._consumer.close()
+            return
+        _log.warning("spending_not_written", error=failed[0] if failed else "no broker answers in time")
+        # One that has failed for good is not asked again.
+        self._producer = None
 
     def _open(self) -> None:
         admin = make_admin(self._kafka)
@@ -199,6 +227,7 @@ class Spending:
                     raise KafkaException(error)
             # The end is told once, and again only behind new records.
             if not messages and self._caught_up:
+                self._looked = self._clock()
                 return
             if time.monotonic() > deadline:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
@@ -212,9 +241,15 @@ class Spending:
                 float(value["dollars"]),
                 float(value["price_per_hour"]),
                 float(value["tokens"]),
-                message.timestamp()[1] / 1000,
+                self._clock() - self._age(message),
             )
-            if group == self._group:
+            numbers = (money.dollars, money.price_per_hour, money.tokens)
+            if group == self._group and all(map(math.isfinite, numbers)):
                 self._known[instance] = money
                 if instance == self._instance and self._written is None:
                     self._before = money
+
+    def _age(self, message: Message) -> float:
+        """How many seconds ago it was written: not before the last look, whatever the clocks say."""
+        told = time.time() - message.timestamp()[1] / 1000
+        return max(0.0, min(told, self._clock() - self._looked))

@@ -1,7 +1,9 @@
 """How a group is doing, from Kafka and from what its daemons tell: one look, or one after the other.
 
-with Watcher(settings, ["127.0.0.1:9400"]) as watcher:
-status = watcher.look()
+    with Watcher(settings, ["127.0.0.1:9400"]) as watcher:
+        status = watcher.look()
+
+Rates are over the time between two looks.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,6 +27,7 @@ from embedstream.spending import Spending, projected
 __all__ = ["Cost", "Status", "Watcher"]
 
 KEPT_RATES = 60
+SCRAPES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +151,18 @@ class Watcher:
         """
         group, topic = self._settings.consumer.group, self._settings.kafka.documents_topic
         snapshot = self._progress.look()
-        scraped = tuple(scrape(url, self._settings.metrics.token) for url in self._urls)
+        token = self._settings.metrics.token
+        # At the same time: of a fleet, many may not answer.
+        with ThreadPoolExecutor(SCRAPES_AT_ONCE) as pool:
+            scraped = tuple(pool.map(lambda url: scrape(url, token), self._urls))
         own = [
             each
             for each in scraped
             if each.labels("embedstream_consumer_info").get("group") == group
             and each.labels("embedstream_consumer_info").get("topic") == topic
         ]
+        # As on the dashboards: the daemon that froze the job's ends first tells of it.
+        own.sort(key=lambda each: each.value("embedstream_job_start_timestamp_seconds") or math.inf)
         told = next(filter(None, (_told(each) for each in own)), snapshot.estimate)
         self._rates = [*self._rates, told.rate or 0.0][-KEPT_RATES:]
         dead: dict[str, int] = {}
@@ -195,7 +204,7 @@ class Watcher:
     def _cost(self, own: Sequence[Scraped], told: Estimate) -> Cost:
         spending = self._spending
         spending.look()
-        price = spending.price_per_hour(time.time())
+        price = spending.price_per_hour
         budgets = [each.value("embedstream_budget_dollars") for each in own]
         budget = next((each for each in budgets if each is not None and not math.isnan(each)), None)
         # What daemons tell now is newer than what they have written down.

@@ -32,7 +32,7 @@ def screen(status: Status) -> RenderableType:
 
 
 def _rows(status: Status) -> list[tuple[str, str]]:
-    told, snapshot = status.estimate, status.snapshot
+    told = status.estimate
     rows = [
         ("time left", _time_left(status)),
         ("rate", _rate(status)),
@@ -46,8 +46,6 @@ def _rows(status: Status) -> list[tuple[str, str]]:
     ]
     if told.total:
         rows.insert(1, ("done", f"{_size(told.done)} of {_size(told.total)}"))
-    if snapshot.members is None:
-        rows.append(("members", "the broker does not tell"))
     return rows
 
 
@@ -91,12 +89,12 @@ def _lag(status: Status) -> str:
 
 
 def _daemons(status: Status) -> str:
-    members = status.snapshot.members or ()
-    lines = [f"{len(members)} in the group"]
+    members = status.snapshot.members
+    lines = ["not known: the broker does not tell" if members is None else f"{len(members)} in the group"]
     lines += [
         f"{each.client_id.removeprefix('embedstream-')} at {each.host.lstrip('/')}: "
         + (f"partitions {', '.join(map(str, each.partitions))}" if each.partitions else "no partition")
-        for each in members
+        for each in members or ()
     ]
     lines += [f"{each.url}: {each.error}" for each in status.daemons if each.error is not None]
     return "\n".join(lines)

@@ -13,9 +13,11 @@ from embedstream.progress import Profile, Stratum
 __all__ = ["Job", "sampled", "sizes_sorted"]
 
 
-def sizes_sorted(rng: random.Random, records: int, ratio: float = 100.0, *, descending: bool) -> list[int]:
+def sizes_sorted(
+    rng: random.Random, records: int, ratio: float = 100.0, *, descending: bool, smallest: int = 400
+) -> list[int]:
     """Sizes whose logarithms are spread evenly, the largest `ratio` times the smallest, in order."""
-    sizes = sorted(int(400 * ratio ** rng.random()) for _ in range(records))
+    sizes = sorted(int(smallest * ratio ** rng.random()) for _ in range(records))
     return sizes[::-1] if descending else sizes
 
 

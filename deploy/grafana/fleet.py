@@ -48,19 +48,29 @@ def _stages() -> tuple[Panel, ...]:
             "Embeddings committed by each daemon.",
             "short",
             f"rate(embedstream_passages_total{ONE}[$__rate_interval])",
+            width=6,
         ),
         _each(
             "Tokens a second",
             "Tokens encoded by each daemon, padding not counted.",
             "short",
             f"rate(embedstream_tokens_total{ONE}[$__rate_interval])",
+            width=6,
         ),
         _each(
-            "Queues",
-            "What waits before a stage: bytes of records before decode, windows before encode and deliver.",
-            "short",
-            f"embedstream_queue_depth{ONE}",
+            "Input queue",
+            "Bytes of records that were read and wait for decode; near 0, Kafka or the network is too slow.",
+            "bytes",
+            f'embedstream_queue_depth{ONE[:-1]}, stage="decode"}}',
+            width=6,
+        ),
+        _each(
+            "Windows that wait",
+            "For encode and deliver, at most one each: 1 before deliver means that delivery is too slow.",
+            "none",
+            f'embedstream_queue_depth{ONE[:-1]}, stage=~"encode|deliver"}}',
             "{{instance}} {{stage}}",
+            width=6,
         ),
     )
 

@@ -16,6 +16,10 @@ def _stat(title: str, description: str, unit: str, expr: str, **more: Any) -> Pa
     return Panel(title, description, unit, (Query(expr, "{{group}}"),), "stat", width=4, height=4, **more)
 
 
+def _left(bound: str) -> str:
+    return f'embedstream:time_left_seconds:told{OF_JOB[:-1]}, bound="{bound}"}}'
+
+
 def _now() -> tuple[Panel, ...]:
     """How far, how long."""
     return (
@@ -29,24 +33,21 @@ def _now() -> tuple[Panel, ...]:
             height=8,
             most=1,
             decimals=1,
+            steps=((None, "blue"), (1, "green")),
+            outlasts=True,
         ),
         _stat(
             "Time left",
             "Until all that was there when the job began is committed, at the recent rate, weighed by"
             " bytes and by daemon.",
             "s",
-            f"embedstream:time_left_seconds:likely{OF_JOB}",
+            _left("likely"),
         ),
         Panel(
             "Time left, range",
             "The truth lies between these two in 9 of 10 looks.",
             "s",
-            (
-                Query(f'max {BY} (embedstream_job_time_left_seconds{OF_JOB[:-1]}, bound="low"}})', "at best"),
-                Query(
-                    f'max {BY} (embedstream_job_time_left_seconds{OF_JOB[:-1]}, bound="high"}})', "at worst"
-                ),
-            ),
+            (Query(_left("low"), "at best"), Query(_left("high"), "at worst")),
             "stat",
             width=8,
             height=4,
@@ -58,8 +59,9 @@ def _rates() -> tuple[Panel, ...]:
     """How many of what."""
     return (
         _stat(
-            "Records an hour",
-            "Documents, or segments of large ones, that were committed: embedded, dead-lettered or deleted.",
+            "Documents an hour",
+            "Records that were committed: documents, or segments of large ones; embedded, dead letters or"
+            " deletions; over 5 minutes.",
             "short",
             f"3600 * embedstream:records:rate5m{OF_JOB}",
             decimals=0,
@@ -69,6 +71,8 @@ def _rates() -> tuple[Panel, ...]:
             "Daemons of the group that answer Prometheus.",
             "none",
             f"embedstream:consumers:count{OF_JOB}",
+            steps=((None, "red"), (1, "green")),
+            unknown="none",
         ),
         _stat(
             "Passages a second",
@@ -100,13 +104,15 @@ def _rates() -> tuple[Panel, ...]:
   * on (job, instance) group_left (group, topic) embedstream_consumer_info{OF_JOB}
 )""",
             decimals=0,
+            steps=((None, "green"), (1, "orange")),
+            outlasts=True,
         ),
         _stat(
             "Bytes left",
             "Bytes before the job's ends that are not committed yet, from a sample of the topic.",
             "decbytes",
-            f"""max {BY} (embedstream_job_bytes{OF_JOB[:-1]}, state="total"}})
-- max {BY} (embedstream_job_bytes{OF_JOB[:-1]}, state="done"}})""",
+            f"""embedstream:job_bytes:told{OF_JOB[:-1]}, state="total"}}
+- ignoring (state) embedstream:job_bytes:told{OF_JOB[:-1]}, state="done"}}""",
         ),
     )
 
@@ -120,6 +126,7 @@ def _money() -> tuple[Panel, ...]:
             "currencyUSD",
             f"max {BY} (embedstream_group_cost_dollars{OF_JOB})",
             decimals=2,
+            outlasts=True,
         ),
         _stat(
             "Dollars at the end",
@@ -127,6 +134,7 @@ def _money() -> tuple[Panel, ...]:
             "currencyUSD",
             f"max {BY} (embedstream_group_cost_projected_dollars{OF_JOB})",
             decimals=2,
+            outlasts=True,
         ),
         _stat(
             "Dollars an hour",
@@ -141,6 +149,7 @@ def _money() -> tuple[Panel, ...]:
             "currencyUSD",
             f"max {BY} (embedstream_group_cost_dollars_per_million_tokens{OF_JOB})",
             decimals=4,
+            outlasts=True,
         ),
         Panel(
             "Dollars over time",
@@ -157,7 +166,7 @@ def _money() -> tuple[Panel, ...]:
 
 def _charts() -> tuple[Panel, ...]:
     """The same over time."""
-    left = f"max by (job, group, topic, bound) (embedstream_job_time_left_seconds{OF_JOB})"
+    left = f"embedstream:time_left_seconds:told{OF_JOB}"
     return (
         Panel(
             "Progress",
@@ -175,14 +184,22 @@ def _charts() -> tuple[Panel, ...]:
             width=12,
         ),
         Panel(
-            "Passages and tokens a second",
-            "Of the group, over 5 minutes.",
+            "Passages over time",
+            "A second, of the group, over 5 minutes.",
             "short",
-            (
-                Query(f"embedstream:passages:rate5m{OF_JOB}", "passages {{group}}"),
-                Query(f"embedstream:tokens:rate5m{OF_JOB}", "tokens {{group}}"),
-            ),
-            width=12,
+            (Query(f"embedstream:passages:rate5m{OF_JOB}", "{{group}}"),),
+        ),
+        Panel(
+            "Tokens over time",
+            "A second, of the group, over 5 minutes.",
+            "short",
+            (Query(f"embedstream:tokens:rate5m{OF_JOB}", "{{group}}"),),
+        ),
+        Panel(
+            "Lag over time",
+            "Records of the whole topic that are not committed.",
+            "short",
+            (Query(f"embedstream:lag_records:sum{OF_JOB}", "{{group}}"),),
         ),
         Panel(
             "Dead letters by reason",
@@ -197,13 +214,6 @@ def _charts() -> tuple[Panel, ...]:
                     "{{reason}}",
                 ),
             ),
-            width=12,
-        ),
-        Panel(
-            "Lag over time",
-            "Records of the whole topic that are not committed.",
-            "short",
-            (Query(f"embedstream:lag_records:sum{OF_JOB}", "{{group}}"),),
             width=12,
         ),
         Panel(

@@ -1,4 +1,8 @@
-"""What a dashboard is made of, and how it becomes Grafana's JSON."""
+"""What a dashboard is made of, and how it becomes Grafana's JSON.
+
+The three kinds of panels that are used need less code than builders of all that Grafana knows would, and no
+further dependency.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ COLUMNS = 24
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # The version of the dashboard model of Grafana 10; later ones take it and bring it up to date themselves.
 SCHEMA_VERSION = 38
+OUTLASTS = " Stays as it was told last when the daemons have ended."
 _SOURCE = {
     "name": "datasource",
     "label": "Data source",
@@ -33,7 +38,14 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel; units are Grafana's names."""
+    """A panel; units are Grafana's names.
+
+    Attributes:
+        most: Where a gauge's or a chart's axis ends.
+        steps: Colours from values on, for what shows one value; Grafana's own would turn red at 80.
+        unknown: What is shown instead of no value.
+        outlasts: Whether the last value stays when the daemons have ended, as far back as the page looks.
+    """
 
     title: str
     description: str
@@ -44,11 +56,14 @@ class Panel:
     height: int = 8
     most: float | None = None
     decimals: int | None = None
+    steps: tuple[tuple[float | None, str], ...] = ((None, "blue"),)
+    unknown: str = "not known"
+    outlasts: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """A title and the panels below it, placed from left to right."""
+    """A title and the panels below it, each placed as high as it goes, then as far to the left."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -103,13 +118,10 @@ def dashboard(
                 "panels": [],
             }
         )
-        x, y, tallest = 0, y + 1, 0
+        heights = [y + 1] * COLUMNS
         for panel in row.panels:
-            if x + panel.width > COLUMNS:
-                x, y, tallest = 0, y + tallest, 0
-            panels.append(_panel(panel, len(panels) + 1, x, y))
-            x, tallest = x + panel.width, max(tallest, panel.height)
-        y += tallest
+            panels.append(_panel(panel, len(panels) + 1, *_place(panel, heights)))
+        y = max(heights)
     return {
         "uid": uid,
         "title": title,
@@ -131,27 +143,49 @@ def dashboard(
     }
 
 
+def _place(panel: Panel, heights: list[int]) -> tuple[int, int]:
+    """Where a panel goes (x, y) above what fills each column so far; takes the room."""
+
+    def top(x: int) -> int:
+        return max(heights[x : x + panel.width])
+
+    x = min(range(COLUMNS - panel.width + 1), key=top)
+    y = top(x)
+    heights[x : x + panel.width] = [y + panel.height] * panel.width
+    return x, y
+
+
 def _panel(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
     defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
     if panel.most is not None:
         defaults["max"] = panel.most
     if panel.decimals is not None:
         defaults["decimals"] = panel.decimals
-    if panel.kind == "timeseries":
+    is_chart = panel.kind == "timeseries"
+    if is_chart:
         defaults["custom"] = {"lineWidth": 2, "fillOpacity": 10, "showPoints": "never", "spanNulls": False}
         options: dict[str, Any] = {
-            "legend": {"displayMode": "list", "placement": "bottom"},
+            "legend": {"displayMode": "list", "placement": "bottom", "calcs": ["lastNotNull"]},
             "tooltip": {"mode": "multi", "sort": "desc"},
         }
     else:
+        defaults["thresholds"] = {
+            "mode": "absolute",
+            "steps": [{"value": value, "color": colour} for value, colour in panel.steps],
+        }
+        defaults["noValue"] = panel.unknown
+        unknown = {"match": "nan", "result": {"text": panel.unknown}}
+        defaults["mappings"] = [{"type": "special", "options": unknown}]
         options = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
         if panel.kind == "stat":
-            options |= {"colorMode": "value", "graphMode": "area", "textMode": "auto"}
+            graph = "area" if panel.outlasts else "none"
+            options |= {"colorMode": "value", "graphMode": graph, "textMode": "auto"}
+    is_range = is_chart or panel.outlasts
     return {
         "id": number,
         "type": panel.kind,
         "title": panel.title,
-        "description": panel.description,
+        "description": panel.description + (OUTLASTS if panel.outlasts else ""),
         "datasource": DATASOURCE,
         "gridPos": {"x": x, "y": y, "w": panel.width, "h": panel.height},
         "fieldConfig": {"defaults": defaults, "overrides": []},
@@ -162,8 +196,8 @@ def _panel(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
                 "datasource": DATASOURCE,
                 "expr": query.expr,
                 "legendFormat": query.legend,
-                "instant": panel.kind != "timeseries",
-                "range": panel.kind == "timeseries",
+                "instant": not is_range,
+                "range": is_range,
             }
             for place, query in enumerate(panel.queries)
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ from embedstream.commands.common import (
     load,
     print_json,
 )
-from embedstream.errors import UsageError
+from embedstream.errors import ServiceUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from embedstream.status import Watcher
@@ -81,20 +82,30 @@ def status(
 
 
 def _watch(watcher: Watcher, interval: float) -> None:
-    from rich.console import Console
+    from rich.console import Console, Group, RenderableType
     from rich.live import Live
+    from rich.text import Text
 
     from embedstream.status_screen import screen
 
     console = Console(highlight=False)
     try:
-        if not console.is_terminal:
+        seen: RenderableType = screen(watcher.look())
+        page: AbstractContextManager[Live | None] = nullcontext()
+        if console.is_terminal:
+            page = Live(seen, console=console, auto_refresh=False)
+        with page as live:
+            shown: RenderableType = seen
             while True:
-                console.print(screen(watcher.look()))
+                if live is None:
+                    console.print(shown)
+                else:
+                    live.update(shown, refresh=True)
                 time.sleep(interval)
-        with Live(screen(watcher.look()), console=console, auto_refresh=False) as live:
-            while True:
-                time.sleep(interval)
-                live.update(screen(watcher.look()), refresh=True)
+                try:
+                    shown = seen = screen(watcher.look())
+                except ServiceUnavailableError as error:
+                    # What hangs on a wall outlasts a broker that is away, and says how old it is.
+                    shown = Group(seen, Text(f"the last look, and now: {error}", style="bold"))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import time
+from contextlib import closing
+
 import pytest
 
 from embedstream.errors import ConfigError
 from embedstream.group_progress import GroupProgress
 from embedstream.kafka import make_producer
 from embedstream.settings import KafkaSettings
-from embedstream.spending import Spending
+from embedstream.spending import SPENDING_TOPIC, WRITE_SECONDS, Spending
 from embedstream.topic_sizes import sample_sizes
-from tests.brokers import on_apache
+from tests.brokers import free_ports, on_apache
 from tests.consuming import committed, documents, send
 from tests.daemons import Daemons, verified
 from tests.kafka import Topics
@@ -83,35 +87,113 @@ def test_a_topic_without_records_is_done_and_one_that_is_gone_is_named(topics: T
         progress.look()
 
 
-def test_what_a_daemon_has_cost_survives_it_and_adds_up_over_the_group(topics: Topics) -> None:
-    now = [0.0]
+def test_a_topic_that_grows_for_weeks_is_known_by_as_much_as_at_first(topics: Topics) -> None:
     group = topics.documents
+    with GroupProgress(topics.kafka, group) as progress:
+        for number in range(1, 4):
+            fill(topics, [50 * number] * 100)
+            told = progress.look()
+            assert told.targets[0] == 100 * number
+            assert told.estimate.total == pytest.approx(5000 * sum(range(1, number + 1)))
+            commit(topics, group, {0: 100 * number})
+            assert progress.look().estimate.ratio == 1.0
+        # What is done is one stretch, however many jobs it was.
+        fill(topics, [10] * 80)
+        progress.look()
+        assert progress._profile.strata[0][0].end == 300
+        assert progress._profile.total == pytest.approx(30_000 + 800)
 
-    def of(instance: str | None, price: float = 0.0) -> Spending:
-        return Spending(topics.kafka, group, instance, price, tokens=lambda: 1e6, clock=lambda: now[0])
 
-    one, two = of("one", 3600.0), of("two", 7200.0)
-    for each in (one, two):
-        each.look()
-    now[0] = 10.0
-    assert one.dollars == pytest.approx(10.0)
-    one.write()
-    two.write()
+class Purse:
+    """What daemons of one group have cost, with a clock that the test sets."""
+
+    def __init__(self, topics: Topics) -> None:
+        self.now = 0.0
+        self._topics = topics
+
+    def of(self, instance: str | None, price: float = 0.0) -> Spending:
+        """One that has looked once."""
+        kafka, group = self._topics.kafka, self._topics.documents
+        made = Spending(kafka, group, instance, price, tokens=lambda: 1e6, clock=lambda: self.now)
+        made.look()
+        return made
+
+
+def test_what_a_daemon_has_cost_survives_it_and_adds_up_over_the_group(topics: Topics) -> None:
+    purse = Purse(topics)
+    one, two = purse.of("one", 3600.0), purse.of("two", 7200.0)
     one.look()
-    assert one.group_dollars == pytest.approx(30.0)
+    purse.now = 10.0
+    assert one.dollars == pytest.approx(10.0)
+    # What the other has cost since it wrote is not waited for.
+    assert one.group_dollars == pytest.approx(30.0, abs=0.1)
+    assert one.price_per_hour == 10_800.0
     assert one.group_tokens == pytest.approx(2e6)
+    two.close()
+    one.look()
+    # Two has ended, and costs no more.
+    purse.now = 15.0
+    assert one.group_dollars == pytest.approx(15.0 + 20.0)
+    assert one.price_per_hour == 3600.0
     one.close()
-    # Its next life, much later: what it did not write in between is not known.
-    again = of("one", 3600.0)
-    again.look()
-    now[0] = 15.0
+    # Its next life, much later, costs nothing for the time in between.
+    purse.now = 5000.0
+    again = purse.of("one", 3600.0)
     assert again.dollars == pytest.approx(15.0)
-    assert again.group_dollars == pytest.approx(35.0)
-    reader = of(None)
-    reader.look()
-    assert reader.group_dollars == pytest.approx(30.0)
-    for each in (two, again, reader):
+    purse.now = 5005.0
+    assert again.dollars == pytest.approx(20.0)
+    assert again.group_dollars == pytest.approx(40.0)
+    reader = purse.of(None)
+    # The moments since it wrote are counted by the time of day, which the test does not set.
+    assert 15.0 + 20.0 <= reader.group_dollars <= 15.0 + 20.0 + WRITE_SECONDS
+    for each in (again, reader):
         each.close()
+
+
+def test_a_daemon_that_was_killed_costs_no_more_before_long(topics: Topics) -> None:
+    purse = Purse(topics)
+    one = purse.of("one", 3600.0)
+    purse.of("killed", 3600.0)
+    one.look()
+    purse.now = 1000.0
+    one.look()
+    assert one.price_per_hour == 3600.0
+    assert one.group_dollars == pytest.approx(1000.0 + WRITE_SECONDS)
+    one.close()
+
+
+@pytest.mark.parametrize("hours", [-5, 0.9])  # brokers refuse what is an hour ahead
+def test_clocks_that_are_wrong_make_nobody_cheap_or_dear(topics: Topics, hours: float) -> None:
+    purse = Purse(topics)
+    one = purse.of("one", 3600.0)
+    producer = make_producer(topics.kafka)
+    value = json.dumps({"dollars": 7.0, "price_per_hour": 3600.0, "tokens": 1.0})
+    written = int((time.time() + 3600 * hours) * 1000)
+    producer.produce(SPENDING_TOPIC, value, json.dumps([topics.documents, "two"]), timestamp=written)
+    assert producer.flush(30) == 0
+    purse.now = 10.0
+    one.look()
+    assert one.price_per_hour == 7200.0
+    # It wrote since the last look.
+    assert 17.0 <= one.group_dollars <= 27.0
+    purse.now = 20.0
+    assert 37.0 <= one.group_dollars <= 47.0
+    one.close()
+
+
+def test_books_that_can_t_be_kept_do_not_end_the_count() -> None:
+    now = 0.0
+    kafka = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_ports(1)[0]}")
+
+    class Slow(Spending):
+        def _open(self) -> None:
+            raise TimeoutError
+
+    spending = Slow(kafka, "g", "one", 3600.0, clock=lambda: now)
+    spending.look()
+    now = 5.0
+    assert spending.dollars == spending.group_dollars == 5.0
+    spending.close()
 
 
 @on_apache
@@ -137,3 +219,20 @@ def test_a_budget_stops_the_daemon_with_its_own_code_and_everything_delivered(
     more = daemons.start(topics, "--price-per-hour", "3600", "--budget", "10000", "--until-drained")
     assert more.wait(120) == 0, more.log
     assert verified(topics)
+
+
+@on_apache
+def test_a_budget_is_the_whole_group_s_and_what_the_others_cost_is_not_seen_late(
+    topics: Topics, daemons: Daemons
+) -> None:
+    send(topics, documents(1500))
+    flags = ["--price-per-hour", "3600", "--budget", "40", "--window-seconds", "0.3"]
+    each = [
+        daemons.start(topics, *flags, "--instance-id", name, seconds=0.2, token_budget=256) for name in "ab"
+    ]
+    assert [one.wait(120) for one in each] == [3, 3]
+    assert verified(topics)
+    with closing(Spending(topics.kafka, topics.documents)) as books:
+        books.look()
+        # Each tells the others every half minute; by then they would have cost half as much again.
+        assert 40 <= books.group_dollars <= 52

@@ -8,7 +8,8 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from embedstream.metrics import PREFIX
+from embedstream.metrics import PREFIX, Metrics, declared
+from embedstream.scrape import scrape
 from tests.brokers import free_ports, on_apache
 from tests.consuming import committed, documents, send
 from tests.daemons import Daemons
@@ -84,3 +85,26 @@ def test_a_scrape_during_start_up_a_rebalance_and_shutdown_is_whole(topics: Topi
     assert scraper.has_model[-1]
     # The process ends at once when all is delivered, which may cut one answer short.
     assert len(scraper.errors) <= 1, scraper.errors
+
+
+@on_apache
+def test_a_replay_exports_the_same_for_its_own_group(topics: Topics, daemons: Daemons) -> None:
+    (port,) = free_ports(1)
+    send(topics, documents(20))
+    output = f"{topics.embeddings}-again"
+    daemons.replay(topics, output, "--metrics-port", str(port), "--price-per-hour", "1")
+    url = f"http://127.0.0.1:{port}/metrics"
+    done = {"stage": "deliver", "result": "ok"}
+    wait_until(lambda: scrape(url, None).value("embedstream_records_total", **done) == 20, 60, "embedded")
+    wait_until(lambda: scrape(url, None).value("embedstream_job_progress_ratio") == 1, 30, "told")
+    told = scrape(url, None)
+    assert told.labels("embedstream_consumer_info")["group"] == f"embedstream-replay-{output}"
+    assert told.labels("embedstream_model_info")["model"] == "hash"
+    assert told.value("embedstream_price_dollars_per_hour") == 1
+    for row in (Metrics.consumer_info, Metrics.model_info, Metrics.build_info):
+        assert set(row.labels) <= set(told.labels(PREFIX + row.name)), row.name
+    names = {name for name, _, _ in told.samples}
+    of_all = [each.name for each in declared() if "consumer" in each.roles]
+    missing = [each for each in of_all if not any(name.startswith(PREFIX + each) for name in names)]
+    # That has a series for each partition in which records expired.
+    assert missing == ["expired_records_total"]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from consumer.dead_letter_limit import DeadLetterLimit
 from consumer.deliver import Deliverer, NotDelivered
@@ -61,6 +63,7 @@ def run(
     giving_up: bool = False,
     fenced: bool = False,
     layout: Callable[[], OutputLayout] = lambda: LAYOUT,
+    metrics: Metrics | None = None,
 ) -> None:
     """The stage over these windows, from partitions 0 and 1 under their first assignments (1 and 2)."""
     queue: BoundedQueue[EmbeddedWindow] = BoundedQueue(len(windows) or 1)
@@ -79,7 +82,7 @@ def run(
         DeadLetterLimit(ratio, 100),
         layout,
         MODEL,
-        Metrics(),
+        metrics or Metrics(),
         store_text=True,
         fenced=lambda: fenced,
         giving_up=lambda: giving_up,
@@ -91,6 +94,28 @@ def test_windows_are_delivered_in_order() -> None:
     landed = Landed()
     run(landed, [a_document(0, 0)], [a_document(0, 1), a_refusal(0, 2)], [an_end(0, 3)])
     assert landed.windows == [[(0, 0)], [(0, 1), (0, 2)], [(0, 3)]]
+
+
+def test_every_line_about_a_window_names_its_offsets() -> None:
+    items: list[Item] = [a_document(0, 5), a_document(1, 7, 2), a_refusal(0, 6), an_end(1, 8, 2)]
+    with capture_logs() as lines:
+        run(Landed(failures=1), [*items, *(a_document(0, offset) for offset in range(7, 20))])
+        run(Landed(), items, ownership=Ownership())
+    assert [(line["event"], line["window"], line["offsets"]) for line in lines] == [
+        ("window_not_delivered", 0, {0: [5, 19], 1: [7, 7]}),
+        ("window_delivered", 0, {0: [5, 19], 1: [7, 7]}),
+        ("window_dropped", 0, {0: [5, 6], 1: [7, 7]}),
+    ]
+
+
+@pytest.mark.parametrize(("ahead", "age"), [(-60.0, 60.0), (3600.0, 0.0)])
+def test_a_record_from_a_clock_that_is_ahead_is_new_and_not_from_the_future(ahead: float, age: float) -> None:
+    metrics = Metrics()
+    item = a_document(0, 0)
+    source = item.input._replace(timestamp=int((time.time() + ahead) * 1000))
+    run(Landed(), [item._replace(input=source)], metrics=metrics)
+    told = metrics.registry.get_sample_value("embedstream_record_age_seconds")
+    assert told == pytest.approx(age, abs=30)
 
 
 def test_a_backlog_of_poison_in_windows_of_one_record_is_stopped_before_anything_is_delivered() -> None:

@@ -100,6 +100,23 @@ def test_out_of_memory_halves_the_budget_for_the_next_window_too_and_it_grows_ba
     assert len(done) == 80
 
 
+def test_what_waits_is_told_as_it_is_when_it_is_asked() -> None:
+    waiting: BoundedQueue[Window] = BoundedQueue(2)
+    done: BoundedQueue[EmbeddedWindow] = BoundedQueue(2)
+    metrics = Metrics()
+    embedder = Embedder(waiting, done, HashEncoder(), metrics, stopping=lambda: False, moved=lambda: None)
+
+    def depth() -> float | None:
+        return metrics.registry.get_sample_value("embedstream_queue_depth", {"stage": "encode"})
+
+    assert depth() == 0
+    waiting.put(Window(1, (a_document(),), 0))
+    assert depth() == 1
+    waiting.close()
+    embedder.run()
+    assert depth() == 0
+
+
 def test_the_rate_is_measured() -> None:
     waiting: BoundedQueue[Window] = BoundedQueue(1)
     done: BoundedQueue[EmbeddedWindow] = BoundedQueue(1)

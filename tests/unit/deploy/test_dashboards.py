@@ -16,6 +16,11 @@ from tests.brokers import REPOSITORY
 
 PROMETHEUS = REPOSITORY / "deploy" / "prometheus"
 NAMES = ("job.json", "fleet.json")
+# The contract.
+ALERTS = """
+Stalled NoConsumers LagGrowing EtaBeyondDeadline DeadLetterRatioHigh GpuIdleWhilePaying BudgetExceeded
+PodFlapping DeadMansSwitch
+"""
 # What Prometheus and the client library tell of every process.
 STANDARD = {"up", "process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 
@@ -83,6 +88,32 @@ def test_nothing_overlaps_or_leaves_the_page(name: str) -> None:
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_full_so_that_the_page_is_as_it_is_written(name: str) -> None:
+    # Grafana moves panels up into holes.
+    cells = {
+        (x, y)
+        for place in (each["gridPos"] for each in dashboard(name)["panels"])
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    }
+    height = 1 + max(y for _, y in cells)
+    assert cells == set(itertools.product(range(24), range(height)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_shows_one_value_has_colours_of_its_own_and_words_for_none(name: str) -> None:
+    for panel in panels(name):
+        if panel["type"] == "timeseries":
+            continue
+        told = panel["fieldConfig"]["defaults"]
+        steps = [each["value"] for each in told["thresholds"]["steps"]]
+        assert steps[0] is None, panel["title"]
+        assert steps[1:] == sorted(steps[1:]), panel["title"]
+        assert told["noValue"], panel["title"]
+        assert told["mappings"][0]["options"]["result"]["text"] == told["noValue"]
+
+
 def test_every_variable_that_is_used_exists() -> None:
     for name in NAMES:
         known = {each["name"] for each in dashboard(name)["templating"]["list"]} | {"__rate_interval"}
@@ -113,9 +144,10 @@ def test_every_alert_has_a_chapter_of_the_runbook_and_a_test_firing_and_one_not(
     chapters = set(re.findall(r"^## (\w+)$", runbook, re.MULTILINE))
     alerts = {rule["alert"]: rule for rule in rules() if "alert" in rule}
     assert chapters == set(alerts)
+    assert {f"Embedstream{name}" for name in ALERTS.split()} <= set(alerts)
     tested: dict[str, set[bool]] = {name: set() for name in alerts}
     for case in yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]:
-        for each in case["alert_rule_test"]:
+        for each in case.get("alert_rule_test", ()):
             tested[each["alertname"]].add(bool(each["exp_alerts"]))
     assert tested.pop("EmbedstreamDeadMansSwitch") == {True}
     assert all(each == {True, False} for each in tested.values()), tested

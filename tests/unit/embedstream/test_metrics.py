@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from embedstream import metrics_server
 from embedstream.errors import ConfigError
 from embedstream.metrics import Metrics, Role
 from embedstream.metrics_server import Page, serve
@@ -89,3 +91,22 @@ def test_a_topic_s_name_of_200_characters_is_a_label_as_it_is() -> None:
     found = {each.name: each for each in text_string_to_metric_families(body.decode())}
     (sample,) = found["embedstream_consumer_lag_records"].samples
     assert (sample.labels["topic"], sample.value) == (topic, 7)
+
+
+def test_an_address_of_ipv6_is_listened_on() -> None:
+    (port,) = free_ports(1)
+    serve(Metrics(), MetricsSettings(host="::1", port=port))
+    with urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=30) as answer:
+        assert answer.status == 200
+
+
+def test_who_connects_and_says_nothing_is_let_go_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(metrics_server._Handler, "timeout", 0.2)
+    (port,) = free_ports(1)
+    serve(Metrics(), MetricsSettings(port=port))
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as silent:
+        assert silent.recv(1) == b""
+    assert get(port, "/metrics")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err

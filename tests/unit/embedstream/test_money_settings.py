@@ -31,9 +31,14 @@ def test_the_metrics_token_is_a_secret_and_the_encoder_s_tokens_are_none() -> No
     assert told["metrics.token"] == "********"
     assert told["encoder.max_tokens"] == "99"
     for wrong in ("", "with space", "ä"):
-        with pytest.raises(ConfigError, match=r"metrics\.token") as caught:
+        with pytest.raises(ConfigError, match=r"metrics\.token .* without spaces") as caught:
             load(flags={"metrics.token": wrong})
         assert not wrong or wrong not in str(caught.value)
+
+
+def test_a_wrong_port_is_said_to_come_from_the_flag_that_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"metrics\.port = 99999 \(from --metrics-port\)"):
+        load(flags={"metrics.port": 99999})
 
 
 def test_what_it_will_have_cost() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +42,11 @@ def test_a_steady_run_takes_as_long_as_its_bytes_do() -> None:
         limit.wait(n * 100, lambda: False)
     assert 9.9 <= clock.now - 100 <= 10.1
     assert max(clock.naps) <= 0.1
+
+
+def test_what_may_come_at_once_is_a_second_s() -> None:
+    assert RateLimit(1000).burst == 1000
+    assert RateLimit(None).burst == math.inf
 
 
 def test_a_stop_ends_the_wait_and_without_a_rate_there_is_none() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -82,6 +83,13 @@ def test_what_is_not_known_is_said_and_never_a_number() -> None:
     stuck = Estimate(0.5, 500.0, 1000.0, 0.0, math.inf, math.inf, math.inf)
     assert "nothing moves" in printed(a_status(stuck))
     assert "all that was there" in printed(a_status(Estimate(1.0, 5.0, 5.0, None, 0.0, 0.0, 0.0)))
+
+
+def test_members_that_the_broker_does_not_tell_are_not_none() -> None:
+    known = a_status(NOTHING)
+    text = printed(replace(known, snapshot=replace(known.snapshot, members=None)))
+    assert "the broker does not tell" in text
+    assert "in the group" not in text
 
 
 def test_json_has_no_number_that_json_does_not_have() -> None:
