@@ -55,8 +55,10 @@ def test_a_supervisor_does_not_restart_what_would_end_the_same_way() -> None:
     assert set(map(int, codes.split())) == set(FINAL) - {0}
 
 
-def test_compose_takes_the_file(tmp_path: Path) -> None:
-    command = [tool("docker-compose"), "-f", str(DEPLOY / "compose" / "compose.gpu.yaml"), "--profile", "gpu"]
+@pytest.mark.parametrize("others", [[], ["compose.yaml"]], ids=["alone", "over the other"])
+def test_compose_takes_the_file(others: list[str], tmp_path: Path) -> None:
+    files = [str(DEPLOY / "compose" / name) for name in (*others, "compose.gpu.yaml")]
+    command = [tool("docker-compose"), *(word for file in files for word in ("-f", file)), "--profile", "gpu"]
     (tmp_path / "kafka_password").touch()
     done = subprocess.run(
         [*command, "config"],
