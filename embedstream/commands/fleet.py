@@ -107,6 +107,9 @@ def up(
     before = fleet.ledger.spec
     if before is not None and before.job != spec.job:
         _say(f"this name's last job cost ${fleet.ledger.dollars:.2f}; it is another one's from now on")
+    for pod in fleet.look():
+        if pod.image not in ("", spec.image):
+            _say(f"{pod.name} goes on with {pod.image}: `embedstream fleet scale 0` ends it first")
     _run(fleet, spec, choices, _environment(common, spec), loaded, watch=watch, as_json=as_json)
 
 

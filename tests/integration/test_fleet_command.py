@@ -123,6 +123,10 @@ def test_up_status_scale_and_down(tmp_path: Path) -> None:
         assert less.returncode == 78
         assert "were made without --budget 2" in only_line(less)
 
+        other = fleet(url, tmp_path, *up, "--image", "registry.example.org/embedstream:2")
+        assert other.returncode == 0
+        assert "embedstream-0 goes on with registry.example.org/embedstream:1" in other.stderr
+
         targets = json.loads(fleet(url, tmp_path, "fleet", "sd", "--once").stdout)
         assert targets[0]["targets"] == [f"{api.running[0].id}-9400.proxy.runpod.net:443"]
 
@@ -143,8 +147,8 @@ def test_up_status_scale_and_down(tmp_path: Path) -> None:
         assert api.running == []
         status = json.loads(fleet(url, tmp_path, "fleet", "status", "--json").stdout)
         assert status["pods"] == []
-        # The service's clock is the faster one.
-        assert status["dollars"] == pytest.approx(api.dollars / 60.0, rel=0.4)
+        # The service's clock, by which it charges, is the faster one.
+        assert 0 < status["dollars"] < api.dollars
 
 
 @pytest.mark.slow
