@@ -94,7 +94,8 @@ def resolve_alias(kafka: KafkaSettings, name: str) -> Alias:
     if name not in values:
         known = ", ".join(sorted(values)) or "none"
         raise ConfigError(
-            f"--alias {name} does not exist (there are: {known})", "`embedstream cutover` makes aliases"
+            f"--alias {name} does not exist (there are: {known})",
+            "`embedstream cutover` makes aliases; a user needs the ACLs of its role (deploy/kafka/acls.sh)",
         )
     try:
         alias = Alias.from_value(values[name])

@@ -223,6 +223,9 @@ def _make(kind: Callable[[dict[str, Any]], Client], kafka: KafkaSettings, *layer
         "error_cb": _on_error,
         "logger": _RdkafkaLog(),
     }
+    if not kafka.client.keys().isdisjoint(("bootstrap.servers", "metadata.broker.list")):
+        # They would be spoken to without having been looked at.
+        raise ConfigError("[kafka.client] names brokers", "name them with kafka.bootstrap_servers only")
     if not kafka.allow_plaintext:
         refuse_plaintext(kafka.bootstrap_servers, kafka.client)
     for layer in layers:

@@ -7,13 +7,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from confluent_kafka import KafkaError
 
 from embedstream.errors import ConfigError
 
-__all__ = ["Refusals", "refuse_plaintext"]
+__all__ = ["Refusals", "broker_addresses", "refuse_plaintext"]
 
 # A refusal that is older says nothing about the call that failed now.
 RECENT_SECONDS = 30.0
@@ -37,14 +37,24 @@ def refuse_plaintext(servers: str, client: Mapping[str, str], what: str = "kafka
     protocol = client.get("security.protocol", "plaintext").lower()
     if protocol in ("ssl", "sasl_ssl"):
         return
-    for server in servers.split(","):
-        host = server.strip().rpartition("://")[2].rpartition(":")[0].strip("[]")
+    for server, host, _ in broker_addresses(servers):
         if any(address.is_global for address in _addresses(host)):
             raise ConfigError(
-                f"{what} {server.strip()} is public, and security.protocol is {protocol}",
+                f"{what} {server} is public, and security.protocol is {protocol}",
                 'set "security.protocol" = "SASL_SSL" in [kafka.client], or --allow-plaintext if something'
                 " else encrypts the way there",
             )
+
+
+def broker_addresses(servers: str) -> Iterator[tuple[str, str, int]]:
+    """Yields each of `HOST:PORT,...` as it is written, its host without brackets, and its port."""
+    for server in map(str.strip, servers.split(",")):
+        rest = server.rpartition("://")[2]
+        # Without a port it is Kafka's own; an address of IPv6 stands in brackets then.
+        host, port = rest, ""
+        if ":" in rest.rpartition("]")[2]:
+            host, _, port = rest.rpartition(":")
+        yield server, host.strip("[]"), int(port) if port.isdigit() else 9092
 
 
 class Refusals:
@@ -84,15 +94,14 @@ class Refusals:
 
 def _explain_tls(error: KafkaError, servers: str, client: Mapping[str, str]) -> ConfigError:
     """The client says only that it could not verify; so the certificate is looked at once more."""
-    for server in servers.split(","):
-        host, _, port = server.strip().rpartition("://")[2].rpartition(":")
-        why = _verify(host.strip("[]"), int(port) if port.isdigit() else 9092, client)
+    for server, host, port in broker_addresses(servers):
+        why = _verify(host, port, client)
         if why is not None:
             mend = "renew the broker's certificate" if "expired" in why else ""
             if "mismatch" in why or "match" in why:
                 mend = "use a name or address that the certificate holds (--bootstrap-servers)"
             return ConfigError(
-                f"the certificate of {server.strip()} is refused ({why})",
+                f"the certificate of {server} is refused ({why})",
                 mend or "name the authority that signed it: ssl.ca.location in [kafka.client]",
             )
     return ConfigError(

@@ -226,6 +226,10 @@ def _check_durability(
         )
         mend = tools.set(topic.name, "min.insync.replicas", str(topic.replicas))
         yield Problem(topic.name, "min.insync.replicas", message, mend)
+    elif in_sync == topic.replicas > 1:
+        message = f"min.insync.replicas is {in_sync}, all of its copies, so losing one broker stops the job"
+        mend = tools.set(topic.name, "min.insync.replicas", str(in_sync - 1))
+        yield Problem(topic.name, "min.insync.replicas", message, mend, serious=False)
     if topic.replicas < 3 <= brokers:
         message = (
             f"it has {topic.replicas} copies though there are {brokers} brokers, so failing disks can lose it"

@@ -11,17 +11,21 @@ import subprocess
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
 from embedstream.broker import ends_with_parent
+from embedstream.fleet.discovery import make_server
 from tests.brokers import REPOSITORY, free_ports
 from tests.kafka import wait_until
+from tests.runpod import FakeRunPod
+from tests.unit.embedstream.fleet.fleets import a_fleet, a_spec, choices, environment
 
-__all__ = ["Alertmanager", "Prometheus", "Webhook", "needed"]
+__all__ = ["Alertmanager", "Prometheus", "Webhook", "needed", "rented_pods"]
 
 DEPLOY = REPOSITORY / "deploy"
 
@@ -142,10 +146,31 @@ class Alertmanager(_Server):
         return {each["labels"]["alertname"] for each in self.ask("/api/v2/alerts", active="true")}
 
 
+@contextmanager
+def rented_pods(folder: Path) -> Iterator[int]:
+    """The port of `embedstream fleet sd` over two pods that have run for an hour."""
+    api = FakeRunPod()
+    fleet, spec = a_fleet(api, folder), a_spec(2)
+    fleet.ledger.ask_for(spec)
+    fleet.raise_pods(spec, choices(fleet, spec), environment(spec))
+    api.sleep(3600)
+    server = make_server(fleet, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 class Prometheus(_Server):
     """Prometheus with the rules that are shipped, scraping every second."""
 
-    def __init__(self, folder: Path, alertmanager: Alertmanager, targets: Sequence[int], token: str) -> None:
+    def __init__(
+        self, folder: Path, alertmanager: Alertmanager, targets: Sequence[int], token: str, rent: int
+    ) -> None:
         super().__init__(folder, "prometheus")
         for name in ("recording.rules.yml", "alerts.rules.yml"):
             lines = (DEPLOY / "prometheus" / name).read_text().splitlines()
@@ -163,7 +188,8 @@ class Prometheus(_Server):
                     "job_name": "embedstream",
                     "authorization": {"credentials": token},
                     "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}],
-                }
+                },
+                {"job_name": "rent", "static_configs": [{"targets": [f"127.0.0.1:{rent}"]}]},
             ],
         }
         (folder / "prometheus.yml").write_text(json.dumps(config))

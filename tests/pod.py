@@ -1,6 +1,6 @@
 """`python -m tests.pod FLAGS...` is `embedstream pod FLAGS...` whose daemon has the hash encoder.
 
-With POD_DAEMON_EXITS=N in the environment the daemon does nothing but end with N.
+With POD_DAEMON_EXITS=N in the environment the daemon does nothing but tell its flags and end with N.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ def main() -> None:
 
     if sys.argv[1] == "consume":
         if "POD_DAEMON_EXITS" in os.environ:
+            print(json.dumps({"event": "flags", "flags": sys.argv[2:]}), file=sys.stderr)
             sys.exit(int(os.environ["POD_DAEMON_EXITS"]))
         import consumer.model
         from tests.hash_encoder import HashEncoder

@@ -47,8 +47,34 @@ CATALOGUE: dict[str, dict[str, Any]] = {
 }
 PROVISIONING_SECONDS, STARTING_SECONDS = 20.0, 60.0
 
-Fault = Literal["429", "500", "502 html", "lost before", "lost after", "half an answer", "402", "403"]
-Fate = Literal["runs", "never starts", "vanishes", "exits", "vanishes at once", "shows up late", "drains"]
+Fault = Literal[
+    "429",
+    "500",
+    "502 html",
+    "lost before",
+    "lost after",
+    "half an answer",
+    "another document",
+    "402",
+    "403",
+]
+Fate = Literal[
+    "runs",
+    "never starts",
+    "fails at once",
+    "vanishes",
+    "vanishes at once",
+    "exits",
+    "shows up late",
+    "drains",
+    "is strange",
+]
+# What each request may be asked with.
+QUERIES = {
+    "/pods": set[str](),
+    "/catalog/gpus": {"include", "product", "cloud"},
+    "/billing/pods": {"podId", "startTime", "endTime", "bucketSize"},
+}
 
 
 @dataclass
@@ -71,6 +97,10 @@ class FakePod:
             return "TERMINATED"
         if self.stopped is not None:
             return "EXITED"
+        if self.fate == "is strange":
+            return "MIGRATING"
+        if self.fate == "fails at once" and age > PROVISIONING_SECONDS:
+            return "ERROR"
         if age < PROVISIONING_SECONDS:
             return "PROVISIONING"
         if age < STARTING_SECONDS or self.fate == "never starts":
@@ -89,6 +119,7 @@ class FakeRunPod:
         late_looks: How many lists a pod that "shows up late" is missing from.
         requests: Every request, as (method, path).
         keys: Those that are valid.
+        locked: Ids of pods that can't be deleted.
         obeys_deadlines: Whether pods end themselves at EMBEDSTREAM_POD__DEADLINE, as real ones do.
     """
 
@@ -101,7 +132,9 @@ class FakeRunPod:
     obeys_deadlines: bool = True
     drains_after: float = 3600.0
     epoch: datetime = EPOCH
+    speed: float = 1.0
     keys: set[str] = field(default_factory=lambda: {KEY})
+    locked: set[str] = field(default_factory=set)
     pods: dict[str, FakePod] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -159,8 +192,12 @@ class FakeRunPod:
 
     @contextmanager
     def serve(self, speed: float = 0.0) -> Iterator[str]:
-        """The address of the API, served until the end of the block, its clock `speed` times the real one."""
+        """The address of the API, served until the end of the block, its clock `speed` times the real one.
+
+        When a pod was made is told by the real clock, which is the one of who asks.
+        """
         fake = self
+        self.speed = speed or 1.0
         self.epoch = datetime.now(UTC)
         over = threading.Event()
 
@@ -229,6 +266,8 @@ class FakeRunPod:
             answer = self._handle(method, path, query, body)
             if fault == "lost after":
                 return 0, {}, b""
+            if fault == "another document":
+                return _json(200, {"message": "hello"})
             if fault == "half an answer":
                 return answer[0], answer[1], answer[2][: len(answer[2]) // 2]
             return answer
@@ -243,6 +282,8 @@ class FakeRunPod:
     def _handle(
         self, method: str, path: str, query: Mapping[str, list[str]], body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
+        if unknown := set(query) - QUERIES.get(path, set()):
+            return _problem(422, "Request validation failed.", errors=[f"query: unknown {min(unknown)!r}"])
         if (method, path) == ("GET", "/pods"):
             return _json(200, {"pods": [self._shown(pod) for pod in self.running if self._is_listed(pod)]})
         if (method, path) == ("POST", "/pods"):
@@ -255,6 +296,8 @@ class FakeRunPod:
         pod = self.pods.get(found[1]) if found else None
         if pod is None or pod.gone is not None:
             return _problem(404, "resource not found")
+        if method == "DELETE" and pod.id in self.locked:
+            return _problem(409, "the pod is locked")
         if method == "DELETE" and path.endswith(pod.id):
             pod.gone = self.now
             return 204, {}, b""
@@ -305,7 +348,7 @@ class FakeRunPod:
         action, status = body.get("action"), pod.status(self.now)
         if action not in ("start", "stop", "restart", "terminate") or set(body) != {"action"}:
             return _problem(422, "Request validation failed.")
-        if action not in ACTIONS[status]:
+        if action not in ACTIONS.get(status, ()):
             return _problem(409, f"cannot {action} a pod that is {status}")
         if action == "terminate":
             pod.gone = self.now
@@ -342,8 +385,8 @@ class FakeRunPod:
         records = [
             {
                 "podId": each,
-                "totalAmount": pod.charged,
-                "gpuAmount": pod.charged,
+                # The last hour is not in the bill yet.
+                "totalAmount": pod.charged if pod.gone and self.now - pod.gone > 3600 else pod.charged / 2,
                 "cpuAmount": 0,
                 "diskAmount": 0,
             }
@@ -354,7 +397,7 @@ class FakeRunPod:
 
     def _shown(self, pod: FakePod) -> dict[str, Any]:
         status, body = pod.status(self.now), pod.body
-        made = self.epoch + timedelta(seconds=pod.made)
+        made = self.epoch + timedelta(seconds=pod.made / self.speed)
         return {
             "id": pod.id,
             "name": body["name"],

@@ -6,10 +6,14 @@ import datetime as dt
 import ipaddress
 import json
 import os
+import socket
+import socketserver
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +42,17 @@ from embedstream.settings import KafkaSettings
 from tests.brokers import REPOSITORY, ApacheCluster, free_ports
 from tests.kafka import wait_until
 
-__all__ = ["PASSWORD", "ROLES", "Acl", "Authority", "SecureKafka", "documented_acls", "secure_kafka"]
+__all__ = [
+    "PASSWORD",
+    "ROLES",
+    "Acl",
+    "Authority",
+    "SecureKafka",
+    "counted_connections",
+    "documented_acls",
+    "documented_settings",
+    "secure_kafka",
+]
 
 ROLES = ("producer", "consumer", "reader", "operator")
 PASSWORD = "S3cret-of-{role}-93c1"
@@ -168,11 +182,55 @@ def documented_acls(folder: Path, **job: str) -> list[Acl]:
     return found
 
 
+def documented_settings(here: Mapping[str, str]) -> dict[str, str]:
+    """The settings of `deploy/kafka/server.properties`, with what is in it replaced by what is `here`."""
+    text = (REPOSITORY / "deploy" / "kafka" / "server.properties").read_text()
+    for theirs, ours in here.items():
+        assert theirs in text, theirs
+        text = text.replace(theirs, ours)
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+@contextmanager
+def counted_connections(to: str) -> Iterator[tuple[str, list[float]]]:
+    """An address that leads to another one, and when each connection was made there."""
+    made: list[float] = []
+    host, _, port = to.rpartition(":")
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            made.append(time.monotonic())
+            with socket.create_connection((host, int(port))) as upstream:
+                back = threading.Thread(target=pump, args=(upstream, self.request), daemon=True)
+                back.start()
+                pump(self.request, upstream)
+                back.join()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}", made
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 class SecureKafka:
     """A broker whose second listener asks for TLS, a password and rights."""
 
-    def __init__(self, bootstrap: str, admin: AdminClient, ca: Path) -> None:
+    def __init__(self, bootstrap: str, plain: str, admin: AdminClient, ca: Path) -> None:
         self.bootstrap = bootstrap
+        self.plain = plain
         self.admin = admin
         self.ca = ca
 
@@ -204,26 +262,27 @@ class SecureKafka:
 
 @contextmanager
 def secure_kafka(home: Path, folder: Path, certificate: Path, ca: Path) -> Iterator[SecureKafka]:
-    """One node with users for all roles and no rights; the plain loopback listener stays for the admin."""
+    """A node with the documented settings, users for all roles and no rights.
+
+    Its plain listener on loopback is the administrator's.
+    """
     (port,) = free_ports(1)
     cluster = ApacheCluster(home, folder / "kafka")
     (node,) = cluster.nodes
     client, controller = node.ports
-    scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-    node.settings |= {
-        "listeners": f"CLIENT://127.0.0.1:{client},SECURE://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": f"CLIENT://127.0.0.1:{client},SECURE://127.0.0.1:{port}",
-        "listener.security.protocol.map": "CLIENT:PLAINTEXT,SECURE:SASL_SSL,CONTROLLER:PLAINTEXT",
-        "inter.broker.listener.name": "CLIENT",
-        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
-        "listener.name.secure.scram-sha-512.sasl.jaas.config": scram,
-        "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": str(certificate),
-        "ssl.truststore.type": "PEM",
-        "ssl.truststore.location": str(ca),
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:ANONYMOUS",
+    here = {
+        "127.0.0.1:9092": f"127.0.0.1:{client}",
+        "127.0.0.1:9094": f"127.0.0.1:{controller}",
+        "0.0.0.0:9093": f"127.0.0.1:{port}",
+        "kafka.example.org:9093": f"127.0.0.1:{port}",
+        "/etc/kafka/BROKER.pem": str(certificate),
+        "/etc/kafka/CA.pem": str(ca),
     }
+    for name, value in documented_settings(here).items():
+        # The cluster of a test has a quorum and a folder of its own.
+        if not name.startswith(("controller.quorum.", "log.dirs", "node.id")):
+            node.settings[name] = value
+    node.settings["group.initial.rebalance.delay.ms"] = "0"
     with cluster:
         admin = make_admin(KafkaSettings(bootstrap_servers=node.bootstrap))
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
@@ -233,4 +292,4 @@ def secure_kafka(home: Path, folder: Path, certificate: Path, ca: Path) -> Itera
         ]
         for future in admin.alter_user_scram_credentials(users).values():
             future.result()
-        yield SecureKafka(f"127.0.0.1:{port}", admin, ca)
+        yield SecureKafka(f"127.0.0.1:{port}", node.bootstrap, admin, ca)

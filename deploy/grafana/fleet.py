@@ -223,6 +223,33 @@ def _process() -> tuple[Panel, ...]:
     )
 
 
+def _rented() -> tuple[Panel, ...]:
+    """What `embedstream fleet sd` tells of rented pods; empty without it."""
+    return (
+        _each(
+            "Rented: dollars so far",
+            "Of all pods of a fleet, those that are gone included, by the prices and bills of RunPod's API.",
+            "currencyUSD",
+            "sum by (fleet) (embedstream_fleet_cost_dollars)",
+            "{{fleet}}",
+        ),
+        _each(
+            "Rented: dollars an hour",
+            "What the pods that are there now cost, as RunPod's API tells.",
+            "currencyUSD",
+            "sum by (fleet) (embedstream_fleet_price_dollars_per_hour)",
+            "{{fleet}}",
+        ),
+        _each(
+            "Rented: pods",
+            "By the status that RunPod's API gives them.",
+            "short",
+            "sum by (fleet, status) (embedstream_fleet_pods)",
+            "{{fleet}} {{status}}",
+        ),
+    )
+
+
 def fleet() -> dict[str, Any]:
     """The dashboard's JSON."""
     return dashboard(
@@ -235,6 +262,7 @@ def fleet() -> dict[str, Any]:
             Row("GPU", _gpu()),
             Row("Kafka", _kafka()),
             Row("Process", _process()),
+            Row("Rented pods", _rented()),
         ),
         (
             variable("job", "Job", "label_values(embedstream_consumer_info, job)"),

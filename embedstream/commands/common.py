@@ -62,7 +62,7 @@ def load(context: typer.Context, **flags: object) -> Loaded:
     from embedstream.logs import configure
 
     configure()
-    flags["kafka__allow_plaintext"] = context.meta.get(_ALLOW_PLAINTEXT)
+    flags.setdefault("kafka__allow_plaintext", context.meta.get(_ALLOW_PLAINTEXT))
     loaded = load_with_sources(context.obj, {k.replace("__", "."): v for k, v in flags.items()})
     if loaded.settings.schema_registry.url is not None:
         from embedstream.registry import read_ids

@@ -14,7 +14,7 @@ from embedstream.settings import Loaded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embedstream.fleet.fleet import Environment, Fleet, Raised
+    from embedstream.fleet.fleet import Environment, Fleet
     from embedstream.fleet.plan import Candidate, Spec
     from embedstream.fleet.records import Cloud
 
@@ -97,14 +97,19 @@ def up(
     choices = _choices(fleet, asked.gpu, asked.cloud, asked.max_price)
     spec = _spec(loaded, pods, choices)
     in_plain = plain_secrets(common)
+    fleet.check_name(spec.job)
     if dry_run:
         plan = Plan(spec, choices, sorted(common), in_plain)
         report(plan.to_json(), plan.lines(), as_json)
         return
-    fleet.check_name(spec.job)
     for line in plain_lines(in_plain):
-        typer.echo(line, err=True)
-    fleet.ledger.ask_for(spec)
+        _say(line)
+    before = fleet.ledger.spec
+    if before is not None and before.job != spec.job:
+        _say(f"this name's last job cost ${fleet.ledger.dollars:.2f}; it is another one's from now on")
+    for pod in fleet.look():
+        if pod.image not in ("", spec.image):
+            _say(f"{pod.name} goes on with {pod.image}: `embedstream fleet scale 0` ends it first")
     _run(fleet, spec, choices, _environment(common, spec), loaded, watch=watch, as_json=as_json)
 
 
@@ -122,29 +127,32 @@ def scale(
     """
     if pods < 0:
         raise UsageError(f"N is {pods}", "give 0 or more")
-    loaded = load(context, fleet__name=name)
-    fleet = _fleet(loaded)
+    fleet = _fleet(load(context, fleet__name=name))
     if pods == 0:
         _down(fleet, as_json)
         return
-    from embedstream.fleet.environment import pod_environment
+    from embedstream.fleet.environment import plain_secrets, pod_environment
     from embedstream.fleet.plan import job_of
+    from embedstream.fleet.report import plain_lines
 
     spec = fleet.ledger.spec
     if spec is None:
         raise UsageError(
             f"no fleet {fleet.name!r} was started from here", "start it with `embedstream fleet up`"
         )
+    given = {setting.replace(".", "__"): value for setting, value in spec.flags.items()}
+    loaded = load(context, **given, fleet__name=name)
     if spec.job != job_of(loaded.settings):
         raise ConfigError(
             f"the fleet {fleet.name!r} works at another job than these settings name",
-            "give the brokers, topics, group and model that `embedstream fleet up` was given, as settings",
+            "set the brokers, topics, group and model to what they were at `embedstream fleet up`",
         )
     spec = spec.model_copy(update={"pods": pods})
     common = pod_environment(loaded)
     choices = _choices(fleet, spec.gpus, spec.clouds, spec.max_price)
     fleet.check_name(spec.job)
-    fleet.ledger.ask_for(spec)
+    for line in plain_lines(plain_secrets(common)):
+        _say(line)
     _run(fleet, spec, choices, _environment(common, spec), loaded, watch=watch, as_json=as_json)
 
 
@@ -214,6 +222,7 @@ def _choices(
 
 
 def _spec(loaded: Loaded, pods: int, choices: Sequence[Candidate]) -> Spec:
+    from embedstream.fleet.environment import flags_of
     from embedstream.fleet.plan import Spec, job_of
 
     settings = loaded.settings.fleet
@@ -234,6 +243,7 @@ def _spec(loaded: Loaded, pods: int, choices: Sequence[Candidate]) -> Spec:
         max_hours=settings.max_hours,
         start_seconds=settings.start_seconds,
         expose_metrics=loaded.settings.metrics.token is not None,
+        flags=flags_of(loaded),
     )
 
 
@@ -257,28 +267,30 @@ def _run(
     from embedstream.fleet.watch import start
     from embedstream.fleet.watch import watch as keep
 
-    def say(line: str) -> None:
-        typer.echo(line, err=True)
-
-    if watch:
-        try:
-            keep(fleet, choices, environment, KafkaJob(loaded.settings), say)
-        except KeyboardInterrupt:
-            say("the pods go on without being watched: `embedstream fleet down` ends them")
-            raise
-        _report(fleet, as_json)
-        return
+    if not watch:
+        fleet.check_budget(spec)
+    fleet.ledger.ask_for(spec)
+    shortage: str | None = None
     try:
-        raised: Raised | None = start(fleet, spec, choices, environment)
+        if watch:
+            keep(fleet, choices, environment, KafkaJob(loaded.settings), _say)
+        else:
+            shortage = start(fleet, spec, choices, environment).shortage
     except BudgetUsedUpError:
         _report(fleet, as_json)
         raise
+    except KeyboardInterrupt:
+        _say("pods that were made go on: `embedstream fleet down` ends them")
+        raise
     _report(fleet, as_json)
-    if raised is not None and raised.shortage is not None:
+    if shortage is not None:
         raise TryAgainError(
-            f"not every pod could be had (last: {raised.shortage})",
-            "run the same command again, or name other GPUs",
+            f"not every pod could be had (last: {shortage})", "run the same command again, or name other GPUs"
         )
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _report(fleet: Fleet, as_json: bool) -> None:
@@ -291,7 +303,14 @@ def _report(fleet: Fleet, as_json: bool) -> None:
 
 def _down(fleet: Fleet, as_json: bool) -> None:
     ended = fleet.down()
-    told = {"ended": [pod.id for pod in ended], "running": 0, "dollars": round(fleet.ledger.dollars, 4)}
+    left = [f"{pod.name} ({pod.id})" for pod in fleet.strangers()]
+    told = {
+        "ended": [pod.id for pod in ended],
+        "running": 0,
+        "not_of_this_fleet": left,
+        "dollars": round(fleet.ledger.dollars, 4),
+    }
     lines = [f"ended {pod.name} ({pod.id})" for pod in ended]
+    lines += [f"left alone, since another made it: {each}" for each in left]
     lines.append(f"nothing is left running; it cost ${fleet.ledger.dollars:.2f}")
     report(told, lines, as_json)

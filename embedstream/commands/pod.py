@@ -38,8 +38,10 @@ def pod(
     ).settings
     from embedstream.fleet.pod import run_pod
 
-    servers = [] if bootstrap_servers is None else ["--bootstrap-servers", bootstrap_servers]
-    sys.exit(run_pod(settings, [*servers, *context.args], context.obj))
+    # The daemon reads the rest from where this process has it.
+    taken = [] if bootstrap_servers is None else ["--bootstrap-servers", bootstrap_servers]
+    taken += ["--allow-plaintext"] if settings.kafka.allow_plaintext else []
+    sys.exit(run_pod(settings, [*taken, *context.args], context.obj))
 
 
 def _moment(text: str) -> datetime | str:

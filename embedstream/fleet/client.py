@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ import httpx
 from pydantic import ValidationError
 
 from embedstream import __version__
-from embedstream.errors import ConfigError, ServiceUnavailableError
+from embedstream.errors import BudgetUsedUpError, ConfigError, EmbedstreamError, ServiceUnavailableError
 from embedstream.fleet.records import Cloud, CreatePod, GpuType, Pod
 from embedstream.logs import get_logger
 
@@ -48,8 +49,8 @@ class OutcomeUnknown(Exception):
     """A create got no answer that tells whether it made a pod: look for its name before trying again."""
 
 
-class NoBalanceError(ServiceUnavailableError):
-    """The account has no money left: no candidate will succeed."""
+class NoBalanceError(BudgetUsedUpError):
+    """The account has no money left: no candidate will succeed, and no waiting helps."""
 
 
 class RunPod:
@@ -74,7 +75,13 @@ class RunPod:
         Raises:
             ConfigError: The key would go over the network in plain, or holds what no header can.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            is_url = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # of the port
+            is_url = False
+        if not is_url:
+            raise ConfigError(f"fleet.api_url {url} is no URL", "write https://HOST/v2")
         if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
             raise ConfigError(f"fleet.api_url {url} is not https", "the API key would be sent in plain")
         if not key.isascii() or not key.isprintable() or " " in key:
@@ -90,7 +97,7 @@ class RunPod:
     def pods(self) -> list[Pod]:
         """Every pod of the account that is not terminated."""
         answer = self._repeated("GET", "/pods")
-        found = [self._read(Pod, each) for each in self._json(answer).get("pods", ())]
+        found = [self._read(Pod, each) for each in self._list(answer, "pods")]
         return [pod for pod in found if pod.status != "TERMINATED"]
 
     def create(self, request: CreatePod) -> Pod:
@@ -104,10 +111,8 @@ class RunPod:
         """
         try:
             answer = self._unlimited("POST", "/pods", request.body())
-        except httpx.ConnectError as error:
-            # No connection, so no request: but a proxy in between may say the same of a lost answer.
-            raise OutcomeUnknown(f"no connection ({_told(error)})") from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
+            # Also where there was no connection: a proxy in between may say so of a lost answer.
             raise OutcomeUnknown(f"the answer was lost ({_told(error)})") from None
         if answer.status_code >= 500:
             raise OutcomeUnknown(f"status {answer.status_code}")
@@ -132,7 +137,7 @@ class RunPod:
         try:
             answer = self._http.request("POST", f"/pods/{pod_id}/action", json={"action": "stop"})
             told = "" if answer.is_success else _detail(answer)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             told = _told(error)
         if told:
             _log.info("stop_refused", pod=pod_id, why=told)
@@ -141,15 +146,17 @@ class RunPod:
         """The catalogue, with the availability of single GPUs for pods on that cloud."""
         query = {"include": "AVAILABILITY", "product": "POD", "cloud": cloud}
         answer = self._repeated("GET", "/catalog/gpus", query=query)
-        return [self._read(GpuType, each) for each in self._json(answer).get("gpus", ())]
+        return [self._read(GpuType, each) for each in self._list(answer, "gpus")]
 
     def billed(self, pod_id: str, since: datetime) -> float | None:
-        """Dollars that a pod has cost, as the bills say; None where there is none yet."""
+        """Dollars that a pod has cost, as the bills say; None where they say nothing. Asked once."""
         query = {"podId": pod_id, "startTime": since.strftime("%Y-%m-%dT%H:%M:%SZ"), "bucketSize": "hour"}
         try:
-            records = self._json(self._repeated("GET", "/billing/pods", query=query)).get("records", ())
-            amounts = [float(each["totalAmount"]) for each in records if each.get("podId") == pod_id]
-        except (ServiceUnavailableError, ConfigError, KeyError, TypeError, ValueError):
+            answer = self._http.request("GET", "/billing/pods", params=query)
+            self._refuse(answer)
+            records = self._list(answer, "records")
+            amounts = [float(each["totalAmount"]) for each in records if each["podId"] == pod_id]
+        except (httpx.RequestError, EmbedstreamError, KeyError, TypeError, ValueError):
             return None  # a key may be allowed pods and no bills
         return sum(amounts) if amounts else None
 
@@ -160,7 +167,7 @@ class RunPod:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 answer = self._unlimited(method, path, None, query)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 trouble = _told(error)
             else:
                 if answer.status_code < 500:
@@ -217,6 +224,13 @@ class RunPod:
             raise ServiceUnavailableError("RunPod's answer is no JSON object", "see fleet.api_url")
         return found
 
+    def _list(self, answer: httpx.Response, name: str) -> list[Any]:
+        """A list of the answer: that there is none must not pass for an empty one."""
+        found = self._json(answer).get(name)
+        if not isinstance(found, list):
+            raise ServiceUnavailableError(f"RunPod's answer holds no list of {name}", "see fleet.api_url")
+        return found
+
     @staticmethod
     def _read(kind: type[Record], value: object) -> Record:
         try:
@@ -231,9 +245,15 @@ class RunPod:
 
 
 def _retry_after(answer: httpx.Response) -> float:
+    """Seconds: the header holds them, or a date of HTTP's."""
+    given = answer.headers.get("Retry-After", "")
     try:
-        return max(0.0, float(answer.headers.get("Retry-After", "")))
+        return max(0.0, float(given))
     except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
         return 10.0
 
 
@@ -248,5 +268,5 @@ def _detail(answer: httpx.Response) -> str:
     return "; ".join(" ".join(each.split())[:300] for each in told if each) or f"status {answer.status_code}"
 
 
-def _told(error: httpx.TransportError) -> str:
+def _told(error: httpx.RequestError) -> str:
     return str(error) or type(error).__name__

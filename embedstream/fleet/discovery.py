@@ -8,20 +8,56 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from embedstream.errors import ConfigError, EmbedstreamError
-from embedstream.fleet.fleet import METRICS_PORT, Fleet
+from embedstream.fleet.fleet import Fleet
+from embedstream.fleet.plan import METRICS_PORT
 from embedstream.fleet.records import Pod
 from embedstream.logs import get_logger
 
-__all__ = ["make_server", "targets"]
+__all__ = ["METRICS", "make_server", "targets"]
 
+METRICS = {
+    "embedstream_fleet_pods": ("Pods by status", ("fleet", "status")),
+    "embedstream_fleet_price_dollars_per_hour": ("Of all pods now", ("fleet",)),
+    "embedstream_fleet_cost_dollars": ("Of all pods so far, those that are gone included", ("fleet",)),
+}
 _STATUSES = ("PROVISIONING", "STARTING", "RUNNING", "EXITED", "ERROR")
+# Whoever asks again so soon is told the same: an API that is away must not make a queue of those who wait.
+FRESH_SECONDS = 5.0
 _log = get_logger("discovery")
+
+
+class _Looks:
+    """One look at the API for all who ask within seconds; its client is for one thread at a time."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._lock = threading.Lock()
+        self._found: Sequence[Pod] | EmbedstreamError = ()
+        self._until = 0.0
+
+    def pods(self) -> Sequence[Pod]:
+        """The pods; an error that the look ended with is raised for all.
+
+        Raises:
+            EmbedstreamError: As `Fleet.look`.
+        """
+        with self._lock:
+            if time.monotonic() >= self._until:
+                try:
+                    self._found = self._fleet.look()
+                except EmbedstreamError as error:
+                    self._found = error
+                self._until = time.monotonic() + FRESH_SECONDS
+            if isinstance(self._found, EmbedstreamError):
+                raise self._found
+            return self._found
 
 
 def targets(name: str, pods: Iterable[Pod]) -> list[dict[str, object]]:
@@ -43,28 +79,23 @@ def targets(name: str, pods: Iterable[Pod]) -> list[dict[str, object]]:
 
 
 def make_server(fleet: Fleet, host: str, port: int) -> ThreadingHTTPServer:
-    """A server that asks the API at each request; `serve_forever` runs it.
+    """A server that asks the API when it is asked; `serve_forever` runs it.
 
     Raises:
         ConfigError: The address can't be listened on.
     """
     registry = CollectorRegistry()
-    of_status = Gauge("embedstream_fleet_pods", "Pods by status", ("status",), registry=registry)
-    per_hour = Gauge("embedstream_fleet_price_dollars_per_hour", "Of all pods now", registry=registry)
-    so_far = Gauge("embedstream_fleet_cost_dollars", "Of all pods so far", registry=registry)
-    # The API's client is for one thread at a time.
-    lock = threading.Lock()
-
-    def look() -> Sequence[Pod]:
-        with lock:
-            return fleet.look()
+    of_status, per_hour, so_far = (
+        Gauge(name, told, labels, registry=registry) for name, (told, labels) in METRICS.items()
+    )
+    looks = _Looks(fleet)
 
     def metrics() -> bytes:
-        pods = look()
+        pods = looks.pods()
         for status in _STATUSES:
-            of_status.labels(status=status).set(sum(pod.status == status for pod in pods))
-        per_hour.set(sum(pod.cost for pod in pods))
-        so_far.set(fleet.ledger.dollars)
+            of_status.labels(fleet.name, status).set(sum(pod.status == status for pod in pods))
+        per_hour.labels(fleet.name).set(sum(pod.cost for pod in pods))
+        so_far.labels(fleet.name).set(fleet.ledger.dollars)
         return generate_latest(registry)
 
     class Handler(BaseHTTPRequestHandler):
@@ -73,7 +104,7 @@ def make_server(fleet: Fleet, host: str, port: int) -> ThreadingHTTPServer:
                 if self.path == "/metrics":
                     self._answer(200, metrics(), "text/plain; version=0.0.4")
                 elif self.path == "/":
-                    found = json.dumps(targets(fleet.name, look())).encode()
+                    found = json.dumps(targets(fleet.name, looks.pods())).encode()
                     self._answer(200, found, "application/json")
                 else:
                     self._answer(404, b"", "text/plain")

@@ -9,19 +9,29 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from embedstream.errors import ConfigError, UsageError
-from embedstream.fleet.plan import DEADLINE_VARIABLE, JOB_VARIABLE
+from embedstream.fleet.plan import DEADLINE_VARIABLE, JOB_VARIABLE, METRICS_PORT
+from embedstream.kafka_security import broker_addresses
 from embedstream.secret_files import ENV_PREFIX, is_secret
 from embedstream.service_settings import without_secrets
 from embedstream.settings import Loaded, as_variables
 
-__all__ = ["plain_secrets", "pod_environment", "slot_environment"]
+__all__ = ["flags_of", "plain_secrets", "pod_environment", "slot_environment"]
 
 # What only the machine that commands the fleet needs.
 _OWN = tuple(f"{ENV_PREFIX}{section}__" for section in ("FLEET", "POD", "PRODUCER", "EXPORT"))
 _CLIENT = f"{ENV_PREFIX}KAFKA__CLIENT__"
 _FILES = ("SSL_CA", "SSL_CERTIFICATE", "SSL_KEY")
+
+
+def flags_of(loaded: Loaded) -> dict[str, Any]:
+    """The settings that were given as flags, by dotted name, but for the fleet's name: none is a secret."""
+    values = loaded.settings.model_dump(mode="json")
+    names = [name for name, source in loaded.sources.items() if source.startswith("--")]
+    parts = {name: name.partition(".") for name in names if name != "fleet.name"}
+    return {name: values[section][rest] for name, (section, _, rest) in parts.items()}
 
 
 def pod_environment(loaded: Loaded) -> dict[str, str]:
@@ -36,9 +46,17 @@ def pod_environment(loaded: Loaded) -> dict[str, str]:
     variables = {name: value for name, value in as_variables(loaded).items() if not name.startswith(_OWN)}
     for each in _FILES:
         _inline(variables, f"{_CLIENT}{each}_LOCATION", f"{_CLIENT}{each}_PEM")
+    for name in variables:
+        if name.startswith(_CLIENT) and name.endswith("_LOCATION"):
+            raise ConfigError(
+                f"{name} names a file of this machine, which pods don't have",
+                "use certificates in PEM: ssl.ca.location, ssl.certificate.location and ssl.key.location",
+            )
     variables[f"{ENV_PREFIX}KAFKA__BOOTSTRAP_SERVERS"] = settings.kafka.bootstrap_servers
     variables[f"{ENV_PREFIX}CONSUMER__UNTIL_DRAINED"] = "true"
     variables[f"{ENV_PREFIX}POD__KAFKA_SECONDS"] = f"{settings.pod.kafka_seconds:g}"
+    # Where RunPod's proxy, service discovery and the image's health check look.
+    variables[f"{ENV_PREFIX}METRICS__PORT"] = str(METRICS_PORT)
     if settings.metrics.token is not None:
         variables[f"{ENV_PREFIX}METRICS__HOST"] = "0.0.0.0"  # noqa: S104 - RunPod's proxy, with a token
     for entry in settings.fleet.secrets:
@@ -81,8 +99,7 @@ def plain_secrets(variables: Mapping[str, str]) -> list[str]:
 
 
 def _check_brokers(servers: str) -> None:
-    for server in servers.split(","):
-        host = server.strip().rpartition(":")[0].strip("[]")
+    for server, host, _ in broker_addresses(servers):
         try:
             is_own = ipaddress.ip_address(host).is_loopback
         except ValueError:

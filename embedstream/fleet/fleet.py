@@ -10,26 +10,29 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from embedstream.errors import BudgetUsedUpError, ConfigError, ServiceUnavailableError
+from embedstream.errors import BudgetUsedUpError, ConfigError, EmbedstreamError, ServiceUnavailableError
 from embedstream.fleet.client import NextCandidate, OutcomeUnknown, RunPod
 from embedstream.fleet.ledger import Ledger
 from embedstream.fleet.plan import (
     JOB_VARIABLE,
     LEAST_SECONDS,
+    METRICS_PORT,
     Candidate,
     Spec,
     deadline,
     deadline_of,
+    promised,
     share,
     slot_of,
 )
 from embedstream.fleet.records import CreatePod, Gpu, Pod
 from embedstream.logs import get_logger
 
-__all__ = ["Fleet", "Raised"]
+__all__ = ["ENDED", "WAITING", "Environment", "Fleet", "Raised"]
 
 # How often one candidate is asked whose answers get lost.
 ATTEMPTS = 3
@@ -41,10 +44,10 @@ DOWN_ROUNDS = 30
 DOWN_PAUSE_SECONDS = 5.0
 # Looks in a row without any pod, until none can show up late.
 QUIET_LOOKS = 2
-METRICS_PORT = 9400
 # A pod may cost a little more than its GPU's list price: its disk.
 PRICE_MARGIN = 1.05
-_ENDED = ("EXITED", "ERROR")
+WAITING = ("PROVISIONING", "STARTING")
+ENDED = ("EXITED", "ERROR")
 
 Environment = Callable[[str, float, str | None], dict[str, str]]
 """Makes a pod's environment of its name, its price and its deadline."""
@@ -88,13 +91,24 @@ class Fleet:
         # Candidates whose pods did not start, or ended at once: those without such failures come first.
         self._failures: Counter[Candidate] = Counter()
         self._refusal = ""
-        self.slow_starts = 0
+        self.failed_starts = 0
 
     def look(self) -> list[Pod]:
         """This fleet's pods, in the order of their slots; what they cost is written down."""
         pods = self._ours(self.runpod.pods())
-        self.ledger.see(pods, self.now(), self.runpod.billed)
+        self.ledger.see(pods, self.now())
+        for pod_id, since in self.ledger.unbilled(self.now()):
+            dollars = self.runpod.billed(pod_id, since)
+            if dollars is None:
+                break  # asked again at the next look
+            self.ledger.settle(pod_id, dollars)
         return pods
+
+    def strangers(self) -> list[Pod]:
+        """Pods that have this fleet's names and not its marker: none of its commands touches them."""
+        pods = self.runpod.pods()
+        ours = {pod.id for pod in self._ours(pods)}
+        return [pod for pod in pods if slot_of(self.name, pod) is not None and pod.id not in ours]
 
     def check_name(self, job: str) -> None:
         """Sees that no pod of these names belongs to another job, or to nobody.
@@ -108,6 +122,23 @@ class Fleet:
                     f"the name {self.name!r} is taken: pod {pod.name} ({pod.id}) belongs to another job",
                     f"choose another --name, or end it with `embedstream fleet down --name {self.name}`",
                 )
+
+    def check_budget(self, spec: Spec) -> None:
+        """Sees that the pods that run end themselves within the budget, though nobody watches them.
+
+        Raises:
+            ConfigError: They were made without a budget, or with a larger one.
+        """
+        if spec.budget is None:
+            return
+        pods = self.look()
+        running = [(pod.cost, deadline_of(pod)) for pod in pods if pod.status not in ENDED]
+        dollars = self.ledger.dollars + promised(running, self.now())
+        if dollars > 1.01 * spec.budget + 0.01 or any(until is None for _, until in running):
+            raise ConfigError(
+                f"pods that run were made without --budget {spec.budget:g} and don't end within it",
+                "first `embedstream fleet scale 0`, or add --watch, which ends them",
+            )
 
     def raise_pods(self, spec: Spec, choices: Sequence[Candidate], environment: Environment) -> Raised:
         """Makes what is missing to the number asked for, and ends what is too much.
@@ -129,13 +160,14 @@ class Fleet:
         dollars = self._share(spec, pods, len(missing), choices)
         left = sorted(choices, key=lambda each: self._failures[each])
         for slot in missing:
-            # Another command may have changed the number meanwhile: `fleet down` must not be undone.
-            self.ledger.reload()
-            if self.ledger.spec is not None and slot >= self.ledger.spec.pods:
+            if not self._wants(slot):
                 break
             pod = self._place(spec, slot, left, dollars, environment)
             if pod is None:
                 raised.shortage = self._refusal
+                break
+            if not self._wants(slot):
+                self.end([pod], deliver=False)
                 break
             raised.made.append(pod)
             _log.info("pod_made", pod=pod.name, id=pod.id, gpu=pod.gpu_id, cloud=pod.cloud, price=pod.cost)
@@ -152,24 +184,35 @@ class Fleet:
         """Ends pods for good; with `deliver`, those that run are first asked to, and waited for a while.
 
         Raises:
+            ConfigError: The API does not let one of them end; the others are ended.
             ServiceUnavailableError: The API does not answer.
         """
         running = {pod.id for pod in pods if pod.status == "RUNNING"} if deliver else set()
         for pod_id in running:
             self.runpod.stop(pod_id)
         waited = 0.0
-        while running and waited < DELIVER_SECONDS:
-            self.sleep(2.0)
-            waited += 2.0
-            running &= {pod.id for pod in self.look() if pod.status == "RUNNING"}
+        with suppress(ServiceUnavailableError):
+            while running and waited < DELIVER_SECONDS:
+                self.sleep(2.0)
+                waited += 2.0
+                running &= {pod.id for pod in self.look() if pod.status == "RUNNING"}
+        trouble: EmbedstreamError | None = None
         for pod in pods:
-            self.runpod.delete(pod.id)
-            _log.info("pod_ended", pod=pod.name, id=pod.id)
+            try:
+                self.runpod.delete(pod.id)
+                _log.info("pod_ended", pod=pod.name, id=pod.id)
+            except EmbedstreamError as error:
+                # The others must not go on for it, and cost.
+                trouble = error
+                _log.warning("pod_not_ended", pod=pod.name, id=pod.id, why=str(error))
+        if trouble is not None:
+            raise trouble
 
     def down(self) -> list[Pod]:
         """Ends every pod of this fleet, and looks until none is left; returns those that were ended.
 
         Raises:
+            ConfigError: The API refuses the key, or does not let a pod end; the others are ended.
             ServiceUnavailableError: Pods may still run, and cost: they are named.
         """
         spec = self.ledger.spec
@@ -213,13 +256,12 @@ class Fleet:
         # The one that runs is the one to keep.
         for pod in sorted(pods, key=lambda each: each.status != "RUNNING"):
             slot = slot_of(self.name, pod)
-            age = (self.now() - pod.created_at).total_seconds()
-            is_late = pod.status in ("PROVISIONING", "STARTING") and age > spec.start_seconds
-            if pod.status in _ENDED or is_late:
+            if self.has_failed(pod, spec):
+                age = (self.now() - pod.created_at).total_seconds()
                 _log.warning(
                     "pod_replaced", pod=pod.name, id=pod.id, status=pod.status, age_seconds=round(age)
                 )
-                self.slow_starts += is_late
+                self.failed_starts += pod.status in WAITING or age < spec.start_seconds
                 self._blame(pod)
                 raised.ended.append(pod)
             elif slot is None or slot >= spec.pods or slot in kept:
@@ -230,6 +272,16 @@ class Fleet:
         self.end(surplus, deliver=True)
         raised.ended += surplus
         return list(kept.values())
+
+    def has_failed(self, pod: Pod, spec: Spec) -> bool:
+        """Whether it has stopped, or does not start."""
+        age = (self.now() - pod.created_at).total_seconds()
+        return pod.status in ENDED or (pod.status in WAITING and age > spec.start_seconds)
+
+    def _wants(self, slot: int) -> bool:
+        """Whether that is still asked for: what another command has ended meanwhile must stay so."""
+        self.ledger.reload()
+        return self.ledger.spec is None or slot < self.ledger.spec.pods
 
     def _blame(self, pod: Pod) -> None:
         for each in self._failures:
@@ -244,7 +296,7 @@ class Fleet:
             return None
         running = [(pod.cost, deadline_of(pod)) for pod in pods]
         dollars = share(spec.budget, self.ledger.dollars, running, missing, self.now())
-        cheapest = min(each.price for each in choices)
+        cheapest = min(each.price for each in choices) * PRICE_MARGIN
         if dollars / cheapest * 3600 < LEAST_SECONDS:
             rest = ", and the rest is promised to the pods that run" if pods else ""
             raise BudgetUsedUpError(
@@ -265,34 +317,45 @@ class Fleet:
         name = f"{self.name}-{slot}"
         while left:
             candidate = left[0]
-            until = deadline(dollars, spec.max_hours, candidate.price * PRICE_MARGIN, self.now())
-            told = None if until is None else until.isoformat()
-            request = CreatePod(
+            try:
+                return self._try(spec, name, candidate, dollars, environment)
+            except NextCandidate as refusal:
+                self._refusal = f"{candidate}: {refusal}"
+                _log.info("candidate_passed_over", candidate=str(candidate), why=str(refusal))
+                left.remove(candidate)
+        return None
+
+    def _try(
+        self, spec: Spec, name: str, candidate: Candidate, dollars: float | None, environment: Environment
+    ) -> Pod:
+        """Makes a pod of this kind.
+
+        Raises:
+            NextCandidate: It can't be had, costs too much, or would end before it had done anything.
+        """
+        price = candidate.price * PRICE_MARGIN
+        if dollars is not None and dollars / price * 3600 < LEAST_SECONDS:
+            raise NextCandidate(f"its share of the budget, ${dollars:.2f}, is too short a time")
+        until = deadline(dollars, spec.max_hours, price, self.now())
+        pod = self._create(
+            CreatePod(
                 name=name,
                 image=spec.image,
                 gpu=Gpu(id=candidate.gpu, min_cuda_version=spec.min_cuda),
                 cloud=candidate.cloud,
                 disk=spec.disk_gb,
-                env=environment(name, candidate.price, told),
+                env=environment(name, candidate.price, None if until is None else until.isoformat()),
                 ports=[f"{METRICS_PORT}/http"] if spec.expose_metrics else None,
                 registry=spec.registry,
             )
-            try:
-                pod = self._create(request)
-            except NextCandidate as refusal:
-                why = str(refusal)
-            else:
-                # Its deadline was reckoned with the list price.
-                limits = [candidate.price * PRICE_MARGIN] if dollars is not None else []
-                limits += [] if spec.max_price is None else [spec.max_price]
-                if pod.cost <= min(limits, default=pod.cost) + 1e-6:
-                    return pod
-                why = f"it costs ${pod.cost:.2f}/h"
-                self.end([pod], deliver=False)
-            self._refusal = f"{candidate}: {why}"
-            _log.info("candidate_passed_over", candidate=str(candidate), why=why)
-            left.remove(candidate)
-        return None
+        )
+        # Its deadline was reckoned with the list price.
+        limits = [price] if dollars is not None else []
+        limits += [] if spec.max_price is None else [spec.max_price]
+        if pod.cost > min(limits, default=pod.cost) + 1e-6:
+            self.end([pod], deliver=False)
+            raise NextCandidate(f"it costs ${pod.cost:.2f}/h")
+        return pod
 
     def _create(self, request: CreatePod) -> Pod:
         """Makes a pod once, though answers get lost.

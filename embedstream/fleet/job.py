@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from embedstream.kafka import make_admin, topic_partitions
 from embedstream.offsets import GroupOffsets
 from embedstream.settings import Settings
+
+if TYPE_CHECKING:
+    from consumer.drained import Drained
 
 __all__ = ["KafkaJob"]
 
@@ -14,8 +19,9 @@ class KafkaJob:
 
     def __init__(self, settings: Settings) -> None:
         """Connects at the first question."""
-        self._settings = settings
-        self._drained: object = None
+        self._kafka, self._group = settings.kafka, settings.consumer.group
+        self._admin = make_admin(self._kafka)
+        self._drained: Drained | None = None
 
     def is_drained(self) -> bool:
         """Whether the group has committed everything that was there at the first question.
@@ -26,9 +32,8 @@ class KafkaJob:
         """
         from consumer.drained import Drained
 
-        if not isinstance(self._drained, Drained):
-            kafka = self._settings.kafka
-            self._drained = Drained(make_admin(kafka), kafka, self._settings.consumer.group)
+        if self._drained is None:
+            self._drained = Drained(self._admin, self._kafka, self._group)
         return self._drained.is_reached()
 
     def progress(self) -> int:
@@ -37,7 +42,7 @@ class KafkaJob:
         Raises:
             ServiceUnavailableError: No broker answers.
         """
-        kafka = self._settings.kafka
-        partitions = range(topic_partitions(make_admin(kafka), kafka.documents_topic))
-        with GroupOffsets(kafka, self._settings.consumer.group) as offsets:
-            return sum(each.offset for each in offsets.read(kafka.documents_topic, partitions).values())
+        topic = self._kafka.documents_topic
+        partitions = range(topic_partitions(self._admin, topic))
+        with GroupOffsets(self._kafka, self._group) as offsets:
+            return sum(each.offset for each in offsets.read(topic, partitions).values())

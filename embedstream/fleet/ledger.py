@@ -7,9 +7,11 @@ marker, and a fleet whose file is lost only forgets what pods that are gone have
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from embedstream.fleet.records import Pod
 
 __all__ = ["Bill", "Ledger", "ledger_path"]
 
+# Bills are made by the hour: after so long one is complete.
+BILL_AFTER = timedelta(hours=2)
+
 
 class Bill(BaseModel):
     """One pod's.
@@ -29,10 +34,10 @@ class Bill(BaseModel):
         name: Of the pod.
         price: Dollars an hour, as the API last said while it ran.
         since: When it was made.
-        seen: When it was last seen running.
+        seen: Until when it is taken to have cost its price.
         until: Its deadline.
-        gone: Whether it is no more.
-        billed: Dollars, where the API's own bill was asked.
+        gone: When it was found to be no more.
+        billed: Dollars by the API's own bill, once that is complete.
     """
 
     name: str
@@ -40,14 +45,15 @@ class Bill(BaseModel):
     since: datetime
     seen: datetime
     until: datetime | None = None
-    gone: bool = False
+    gone: datetime | None = None
     billed: float | None = None
 
     @property
     def dollars(self) -> float:
-        """Cost so far: from its start to when it was last seen, or the API's bill if that is more."""
-        counted = self.price * max(0.0, (self.seen - self.since).total_seconds()) / 3600
-        return max(counted, self.billed or 0.0)
+        """Cost so far: the API's bill, and until there is one its price for as long as it may have run."""
+        if self.billed is not None:
+            return self.billed
+        return self.price * max(0.0, (self.seen - self.since).total_seconds()) / 3600
 
 
 class _File(BaseModel):
@@ -96,45 +102,59 @@ class Ledger:
 
     def ask_for(self, spec: Spec) -> None:
         """Keeps what is asked for; a fleet of another job begins with no bills."""
-        if self._file.spec is not None and self._file.spec.job != spec.job:
-            self._file.bills.clear()
-        self._file.spec = spec
-        self._write()
+        with self._changing() as file:
+            if file.spec is not None and file.spec.job != spec.job:
+                file.bills.clear()
+            file.spec = spec
 
-    def see(
-        self,
-        pods: Iterable[Pod],
-        now: datetime,
-        billed: Callable[[str, datetime], float | None] = lambda *_: None,
-    ) -> None:
-        """Writes down what the fleet's pods are now; asks for the bill of each that has vanished."""
-        self.reload()
+    def see(self, pods: Iterable[Pod], now: datetime) -> None:
+        """Writes down what the fleet's pods are now."""
         here = {pod.id: pod for pod in pods}
-        bills = self._file.bills
-        for pod in here.values():
-            bill = bills.get(pod.id)
-            if bill is None:
-                since, until = pod.created_at, deadline_of(pod)
-                bill = Bill(name=pod.name, price=pod.cost, since=since, seen=since, until=until)
-                bills[pod.id] = bill
-            if pod.cost > 0:
-                bill.price, bill.seen = pod.cost, now
-        for pod_id, bill in bills.items():
-            if pod_id not in here and not bill.gone:
-                bill.gone = True
-                bill.billed = billed(pod_id, bill.since)
-                if bill.billed is None:
+        self.reload()
+        if not here and not self._file.bills:
+            return
+        with self._changing() as file:
+            for pod in here.values():
+                bill = file.bills.get(pod.id)
+                if bill is None:
+                    since, until = pod.created_at, deadline_of(pod)
+                    bill = Bill(name=pod.name, price=pod.cost, since=since, seen=since, until=until)
+                    file.bills[pod.id] = bill
+                if pod.cost > 0:
+                    bill.price, bill.seen = pod.cost, now
+            for pod_id, bill in file.bills.items():
+                if pod_id not in here and bill.gone is None:
+                    bill.gone = now
                     # It ended since the last look, at its deadline at the latest: now is on the safe side.
                     ended = now if bill.until is None else min(now, bill.until + timedelta(minutes=1))
                     bill.seen = max(bill.seen, ended)
-        self._write()
 
-    def _write(self) -> None:
+    def unbilled(self, now: datetime) -> list[tuple[str, datetime]]:
+        """Pods that are gone and whose bills should be complete: their ids, and since when they cost."""
+        return [
+            (pod_id, bill.since)
+            for pod_id, bill in self._file.bills.items()
+            if bill.billed is None and bill.gone is not None and now - bill.gone > BILL_AFTER
+        ]
+
+    def settle(self, pod_id: str, dollars: float) -> None:
+        """Keeps what a pod's bill says."""
+        with self._changing() as file:
+            if pod_id in file.bills:
+                file.bills[pod_id].billed = dollars
+
+    @contextmanager
+    def _changing(self) -> Iterator[_File]:
+        """The file as it is now, to be changed; no other command changes it meanwhile."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part = self.path.with_suffix(".part")
-            part.write_text(json.dumps(self._file.model_dump(mode="json"), indent=1), "utf-8")
-            part.replace(self.path)
+            with self.path.with_suffix(".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self.reload()
+                yield self._file
+                part = self.path.with_suffix(".part")
+                part.write_text(json.dumps(self._file.model_dump(mode="json"), indent=1), "utf-8")
+                part.replace(self.path)
         except OSError as error:
             raise ConfigError(
                 f"the fleet's file {self.path} can't be written ({error.strerror})", "set XDG_STATE_HOME"

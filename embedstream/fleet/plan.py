@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from embedstream.costs import gpu_named
 from embedstream.errors import UsageError
@@ -18,12 +19,14 @@ from embedstream.settings import Settings
 __all__ = [
     "DEADLINE_VARIABLE",
     "JOB_VARIABLE",
+    "METRICS_PORT",
     "Candidate",
     "Spec",
     "candidates",
     "deadline",
     "deadline_of",
     "job_of",
+    "promised",
     "share",
     "slot_of",
 ]
@@ -33,10 +36,15 @@ JOB_VARIABLE = "EMBEDSTREAM_FLEET__JOB"
 DEADLINE_VARIABLE = "EMBEDSTREAM_POD__DEADLINE"
 """The variable that says when a pod ends itself."""
 
+METRICS_PORT = 9400
+"""Where each pod has its /metrics."""
+
 # A pod ends its work at the deadline and itself some seconds later: delivery, and the DELETE's repetitions.
 ENDING_SECONDS = 60.0
 # With less than this a pod would do nothing but load its model.
 LEAST_SECONDS = 900.0
+# A date must hold the end of the largest budget.
+LONGEST_SECONDS = 10 * 365 * 86_400.0
 
 
 class Spec(BaseModel):
@@ -57,6 +65,7 @@ class Spec(BaseModel):
         max_hours: Of a pod.
         start_seconds: How long a pod may take until it runs.
         expose_metrics: Whether /metrics is reachable through RunPod's proxy.
+        flags: Settings that `fleet up` was given as flags, by dotted name: `fleet scale` needs them too.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -75,6 +84,7 @@ class Spec(BaseModel):
     max_hours: float | None = None
     start_seconds: float = 900.0
     expose_metrics: bool = False
+    flags: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def marker(self) -> str:
@@ -162,6 +172,20 @@ def deadline_of(pod: Pod) -> datetime | None:
         return None
 
 
+def promised(running: Iterable[tuple[float, datetime | None]], now: datetime) -> float:
+    """Dollars that running pods may still cost until they end themselves.
+
+    Args:
+        running: Of each its dollars an hour and its deadline; one without a deadline was promised nothing.
+        now: The time.
+    """
+    return sum(
+        price * max(0.0, (until - now).total_seconds() + ENDING_SECONDS) / 3600
+        for price, until in running
+        if until is not None
+    )
+
+
 def share(
     budget: float, spent: float, running: Iterable[tuple[float, datetime | None]], missing: int, now: datetime
 ) -> float:
@@ -170,20 +194,14 @@ def share(
     Args:
         budget: Dollars in all.
         spent: Dollars so far.
-        running: Of each running pod its dollars an hour and its deadline.
+        running: As for `promised`.
         missing: Pods to be made.
         now: The time.
 
     Returns:
-        An equal part of what is neither spent nor promised to a running pod; a pod without a deadline was
-        promised nothing.
+        An equal part of what is neither spent nor promised to a running pod.
     """
-    promised = sum(
-        price * max(0.0, (until - now).total_seconds() + ENDING_SECONDS) / 3600
-        for price, until in running
-        if until is not None
-    )
-    return max(0.0, budget - spent - promised) / max(1, missing)
+    return max(0.0, budget - spent - promised(running, now)) / max(1, missing)
 
 
 def deadline(dollars: float | None, max_hours: float | None, price: float, now: datetime) -> datetime | None:
@@ -193,4 +211,4 @@ def deadline(dollars: float | None, max_hours: float | None, price: float, now: 
         seconds.append(dollars / price * 3600 - ENDING_SECONDS)
     if not seconds:
         return None
-    return (now + timedelta(seconds=max(0.0, min(seconds)))).replace(microsecond=0)
+    return (now + timedelta(seconds=max(0.0, min(*seconds, LONGEST_SECONDS)))).replace(microsecond=0)

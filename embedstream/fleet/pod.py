@@ -53,8 +53,8 @@ LOOK_SECONDS = 0.2
 PROBE_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
-# A daemon that ran for so long did not fail at its start.
-GOOD_RUN_SECONDS = 120.0
+# A daemon that ran for so long did not fail at its start, nor at its first documents.
+GOOD_RUN_SECONDS = 600.0
 MOST_BAD_STARTS = 10
 # Between two attempts to end a pod that the API does not let end: it costs as long as it lives.
 DELETE_AGAIN_SECONDS = 300.0
@@ -92,12 +92,7 @@ def run_pod(settings: Settings, flags: Sequence[str], config: Path | None = None
     if not pod_id or not key:
         _log.warning("no_pod", why="RUNPOD_POD_ID and RUNPOD_API_KEY are not both set: this is no RunPod pod")
         return code
-
-    def pause(seconds: float) -> None:
-        stopping.wait(seconds)
-
-    runpod = RunPod(key, settings.fleet.api_url, sleep=pause)
-    _delete(runpod, pod_id, stopping)
+    _delete(pod_id, key, settings.fleet.api_url, stopping)
     # The container must not exit before the pod is gone: it would be started again.
     stopping.wait()
     return 0
@@ -107,6 +102,7 @@ def _work(settings: Settings, command: Sequence[str], stopping: threading.Event)
     """Runs the daemon, again and again if need be; returns why the pod is to end, and the last exit code."""
     reach = _Reach(settings)
     pause, bad_starts, code = FIRST_PAUSE_SECONDS, 0, 0
+    unreachable: float | None = None
     while True:
         reason = _over(settings, reach)
         if reason is not None:
@@ -120,9 +116,15 @@ def _work(settings: Settings, command: Sequence[str], stopping: threading.Event)
         if code in FINAL:
             return FINAL[code], code
         if time.monotonic() - began > GOOD_RUN_SECONDS:
-            pause, bad_starts = FIRST_PAUSE_SECONDS, 0
-        # Kafka out of reach is judged by the clock, not by how often a daemon was started.
-        bad_starts += code != ServiceUnavailableError.exit_code
+            pause, bad_starts, unreachable = FIRST_PAUSE_SECONDS, 0, None
+        if code == ServiceUnavailableError.exit_code:
+            # Judged by the clock, not by how often a daemon was started; it need not be Kafka.
+            unreachable = unreachable or time.monotonic()
+            if time.monotonic() - unreachable > settings.pod.kafka_seconds:
+                seconds = f"{settings.pod.kafka_seconds:g}"
+                return f"a service that the daemon needs has not answered for {seconds} s", code
+        else:
+            bad_starts, unreachable = bad_starts + 1, None
         if bad_starts >= MOST_BAD_STARTS:
             return f"the daemon failed {bad_starts} times in a row", code
         _log.warning("daemon_started_again", exit_code=code, seconds=pause)
@@ -197,11 +199,15 @@ class _Reach:
             time.sleep(pause)
 
 
-def _delete(runpod: RunPod, pod_id: str, stopping: threading.Event) -> None:
+def _delete(pod_id: str, key: str, url: str, stopping: threading.Event) -> None:
     """Deletes the own pod: one request, repeated only where it was not granted."""
+
+    def pause(seconds: float) -> None:
+        stopping.wait(seconds)
+
     while not stopping.is_set():
         try:
-            runpod.delete(pod_id)
+            RunPod(key, url, sleep=pause).delete(pod_id)
         except EmbedstreamError as error:
             _log.error("pod_not_deleted", pod=pod_id, why=str(error), again_seconds=DELETE_AGAIN_SECONDS)
             stopping.wait(DELETE_AGAIN_SECONDS)

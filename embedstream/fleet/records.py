@@ -11,10 +11,9 @@ from typing import Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-__all__ = ["Cloud", "CreatePod", "Gpu", "GpuPrice", "GpuType", "Pod", "Runtime", "Status"]
+__all__ = ["Cloud", "CreatePod", "Gpu", "GpuPrice", "GpuType", "Pod", "Runtime"]
 
 Cloud = Literal["COMMUNITY", "SECURE"]
-Status = Literal["PROVISIONING", "STARTING", "RUNNING", "EXITED", "ERROR", "TERMINATED"]
 
 
 class _Answer(BaseModel):
@@ -68,11 +67,15 @@ class Runtime(_Answer):
 
 
 class Pod(_Answer):
-    """A pod. `cost` is dollars an hour, 0 for one that is stopped."""
+    """A pod. `cost` is dollars an hour, 0 for one that is stopped.
+
+    `status` is PROVISIONING, STARTING, RUNNING, EXITED, ERROR or TERMINATED; one that is none of these must
+    not hide the account's other pods.
+    """
 
     id: str
     name: str
-    status: Status
+    status: str
     cost: float = 0.0
     image: str = ""
     env: dict[str, str] = Field(default_factory=dict, repr=False)
@@ -88,10 +91,10 @@ class Pod(_Answer):
 
 
 class GpuPrice(_Answer):
-    """Dollars an hour of one GPU."""
+    """Dollars an hour of one GPU; none or 0 where it is not to be had."""
 
-    secure: float
-    community: float
+    secure: float | None = None
+    community: float | None = None
 
 
 class GpuType(_Answer):
@@ -108,5 +111,5 @@ class GpuType(_Answer):
     def price_on(self, cloud: Cloud) -> float | None:
         """Dollars an hour there; None where it is not to be had."""
         if cloud == "SECURE":
-            return self.price.secure if self.secure else None
-        return self.price.community if self.community else None
+            return (self.price.secure or None) if self.secure else None
+        return (self.price.community or None) if self.community else None

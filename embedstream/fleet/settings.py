@@ -28,9 +28,9 @@ class FleetSettings(Section):
         "COMMUNITY",
         "SECURE",
     )
-    max_price: Annotated[float, Field(gt=0)] | None = None
-    budget: Annotated[float, Field(gt=0)] | None = None
-    max_hours: Annotated[float, Field(gt=0)] | None = None
+    max_price: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     disk_gb: Annotated[int, Field(ge=5)] = 30
     min_cuda: Annotated[str, Field(pattern=r"^\d+\.\d+$")] = "12.8"
     start_seconds: Annotated[float, Field(ge=30)] = 900.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -14,7 +15,7 @@ from embedstream.errors import (
     ServiceUnavailableError,
     TryAgainError,
 )
-from embedstream.fleet.fleet import Environment, Fleet, Raised
+from embedstream.fleet.fleet import WAITING, Environment, Fleet, Raised
 from embedstream.fleet.plan import Candidate, Spec
 from embedstream.fleet.records import Pod
 from embedstream.logs import get_logger
@@ -42,7 +43,7 @@ class Job(Protocol):
 
 
 def start(fleet: Fleet, spec: Spec, choices: Sequence[Candidate], environment: Environment) -> Raised:
-    """Makes what is missing and waits until each pod runs, or is gone again; one that does not is replaced.
+    """Makes what is missing and waits until each pod runs; one that does not, or stops, is replaced.
 
     Raises:
         ConfigError: No pod has started, though several were made.
@@ -51,18 +52,21 @@ def start(fleet: Fleet, spec: Spec, choices: Sequence[Candidate], environment: E
     raised = fleet.raise_pods(spec, choices, environment)
     while True:
         pods = fleet.look()
-        waiting = [pod for pod in pods if pod.status in ("PROVISIONING", "STARTING")]
-        if not waiting:
+        if any(fleet.has_failed(pod, spec) for pod in pods):
+            raised.ended += fleet.tidy(spec)
+            if fleet.failed_starts < _most_failures(spec):
+                _add(raised, fleet.raise_pods(spec, choices, environment))
+                continue
+            pods = fleet.look()
+            if not any(pod.status == "RUNNING" for pod in pods):
+                fleet.end(pods, deliver=False)
+                raise _no_start(spec, fleet.failed_starts)
+            raised.shortage = f"{fleet.failed_starts} pods did not start"
+        if not any(pod.status in WAITING for pod in pods):
             # A pod whose create went unanswered may have come late.
             fleet.tidy(spec)
             return raised
-        if fleet.slow_starts >= MOST_FAILURES and len(waiting) == len(pods):
-            fleet.end(pods, deliver=False)
-            raise _no_start(spec, fleet.slow_starts)
         fleet.sleep(WAIT_SECONDS)
-        oldest = min(pod.created_at for pod in waiting)
-        if (fleet.now() - oldest).total_seconds() > spec.start_seconds:
-            _add(raised, fleet.raise_pods(spec, choices, environment))
 
 
 @dataclass
@@ -100,9 +104,11 @@ def watch(
 
     Raises:
         BudgetUsedUpError: It is; nothing is left running.
-        ConfigError: No pod starts; nothing is left running.
+        ConfigError: No pod starts, and nothing is left running; or the brokers refuse this user.
         TryAgainError: Pods end as soon as they start; nothing is left running.
     """
+    with suppress(ServiceUnavailableError):
+        job.is_drained()  # what is wrong with Kafka's settings is said before anything is rented
     seen = _Seen()
     progress = 0
     while True:
@@ -156,9 +162,9 @@ def _replace(
 
 def _give_up_on_failures(fleet: Fleet, spec: Spec, seen: _Seen) -> None:
     if any(pod.status == "RUNNING" for pod in seen.pods.values()):
-        fleet.slow_starts = 0
-    if fleet.slow_starts >= MOST_FAILURES:
-        raise _no_start(spec, fleet.slow_starts)
+        fleet.failed_starts = 0
+    if fleet.failed_starts >= _most_failures(spec):
+        raise _no_start(spec, fleet.failed_starts)
     if seen.short_lives >= MOST_FAILURES:
         raise TryAgainError(
             f"the last {seen.short_lives} pods ended soon after they were made, and nothing was committed",
@@ -181,8 +187,14 @@ def _add(raised: Raised, more: Raised) -> None:
     raised.shortage = more.shortage
 
 
+def _most_failures(spec: Spec) -> int:
+    """Of all pods at once, and once more."""
+    return max(MOST_FAILURES, spec.pods + 1)
+
+
 def _no_start(spec: Spec, count: int) -> ConfigError:
     return ConfigError(
-        f"none of {count} pods has started in {spec.start_seconds / 60:.0f} minutes each; none is left",
+        f"none of {count} pods has started, and stayed, in {spec.start_seconds / 60:.0f} minutes each;"
+        " none is left",
         f"see that the image {spec.image} exists and that RunPod can pull it (--registry for a private one)",
     )

@@ -9,10 +9,11 @@ tokens a second). There are as many records for each daemon however many there a
 delivered from when all daemons have partitions until the first has no more. Also measured: the CPU time that
 the broker and the daemons spend on a passage.
 
-Simulated, with those CPU times: pods that each encode windows of two seconds, one being encoded, one ready,
-one being delivered, as the daemon does; a delivery waits for one of the broker's cores, takes its CPU time
-there, and then the time that a commit takes. Assumed: all pods equally fast, partitions a multiple of the
-pods, a network that is no limit (its need is printed), nothing dies.
+Simulated, with those CPU times: pods that each encode windows of two seconds (longer where one core of the
+pod needs longer for the daemon's own work), one being encoded, one ready, one being delivered, as the daemon
+does; a delivery waits for one of the broker's cores, takes its CPU time there, and then the time that a
+commit takes. Assumed: all pods equally fast, partitions a multiple of the pods, a network that is no limit
+(its need is printed), nothing dies.
 """
 
 from __future__ import annotations
@@ -169,12 +170,13 @@ def simulate(
         seconds: How long to simulate.
     """
     window = rate * WINDOW_SECONDS
+    takes = max(WINDOW_SECONDS, window * costs.consumer)
     service = window * costs.broker
     # When each core of the broker is free.
     free = [0.0] * cores
     delivered = 0.0
     # When a pod has its next window ready, spread as pods start.
-    ready = [(WINDOW_SECONDS * (1 + pod / pods), pod) for pod in range(pods)]
+    ready = [(takes * (1 + pod / pods), pod) for pod in range(pods)]
     heapq.heapify(ready)
     landed = [[0.0, 0.0] for _ in range(pods)]
     while ready:
@@ -188,7 +190,7 @@ def simulate(
             continue
         delivered += window
         # Two windows wait for delivery at most: then the GPU waits.
-        following = max(now + WINDOW_SECONDS, landed[pod][-1])
+        following = max(now + takes, landed[pod][-1])
         landed[pod] = [landed[pod][-1], ends]
         heapq.heappush(ready, (following, pod))
     return delivered / seconds

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from consumer.model_files import BUNDLED_MODEL, copy_model, find_model
 from embedstream.fleet.pod import FINAL
 from tests.brokers import REPOSITORY
 from tests.cli import run_cli
@@ -54,8 +55,10 @@ def test_a_supervisor_does_not_restart_what_would_end_the_same_way() -> None:
     assert set(map(int, codes.split())) == set(FINAL) - {0}
 
 
-def test_compose_takes_the_file(tmp_path: Path) -> None:
-    command = [tool("docker-compose"), "-f", str(DEPLOY / "compose" / "compose.gpu.yaml"), "--profile", "gpu"]
+@pytest.mark.parametrize("others", [[], ["compose.yaml"]], ids=["alone", "over the other"])
+def test_compose_takes_the_file(others: list[str], tmp_path: Path) -> None:
+    files = [str(DEPLOY / "compose" / name) for name in (*others, "compose.gpu.yaml")]
+    command = [tool("docker-compose"), *(word for file in files for word in ("-f", file)), "--profile", "gpu"]
     (tmp_path / "kafka_password").touch()
     done = subprocess.run(
         [*command, "config"],
@@ -122,6 +125,22 @@ def test_an_image_is_pinned_unprivileged_and_passes_signals_on(path: Path) -> No
             assert (REPOSITORY / each).exists(), each
     (command,) = re.findall(r'^CMD \["(.*)"\]$', last, re.MULTILINE)
     assert run_cli(command, "--help").returncode == 0
+
+
+def test_the_models_name_is_a_folder_where_the_image_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DEPLOY / "docker" / "Dockerfile").read_text()
+    assert 'model fetch "$MODEL" --to "/models/$MODEL"' in text
+    last = text[text.rindex("\nFROM ") :]
+    for line in ("WORKDIR /models", "COPY --from=model /models /models", "EMBEDSTREAM_ENCODER__MODEL=$MODEL"):
+        assert line in last
+    assert len(set(re.findall(r"^ARG (MODEL=.*)$", text, re.MULTILINE))) == 1
+    assert "HF_HUB_OFFLINE=1" in last
+    # What the image relies on, with another model under the name.
+    copy_model(BUNDLED_MODEL, tmp_path / "BAAI" / "bge-large-en-v1.5")
+    monkeypatch.chdir(tmp_path)
+    assert find_model("BAAI/bge-large-en-v1.5") == Path("BAAI/bge-large-en-v1.5")
 
 
 @pytest.mark.parametrize("script", ["acls.sh", "users.sh"])

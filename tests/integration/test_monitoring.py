@@ -22,7 +22,7 @@ from tests.cli import run_cli, start_cli
 from tests.consuming import committed
 from tests.daemons import Daemon, Daemons, verified
 from tests.kafka import Topics, make_topics, read_all, wait_until
-from tests.monitoring import Alertmanager, Prometheus, Webhook, needed
+from tests.monitoring import Alertmanager, Prometheus, Webhook, needed, rented_pods
 from tests.oracle import decode
 from tests.unit.deploy.test_dashboards import NAMES, dashboard, panels, rules
 
@@ -87,7 +87,8 @@ def scene(kafka_broker: BrokerHandle, tmp_path_factory: pytest.TempPathFactory) 
     with (
         Webhook() as webhook,
         Alertmanager(folder / "alertmanager", webhook) as alertmanager,
-        Prometheus(folder / "prometheus", alertmanager, ports, TOKEN) as prometheus,
+        rented_pods(folder) as rent,
+        Prometheus(folder / "prometheus", alertmanager, ports, TOKEN, rent) as prometheus,
         Daemons(folder) as daemons,
     ):
         made = Scene(topics, ports, daemons, [], prometheus, alertmanager, webhook, time.monotonic())
@@ -175,6 +176,8 @@ def test_what_prometheus_says_is_what_the_topics_hold(scene: Scene) -> None:
         f"embedstream:consumers:count{of_group}": 2,
         f"embedstream:price_dollars_per_hour:sum{of_group}": 2 * PRICE,
         f"max(embedstream_job_time_left_seconds{of_group})": 0,
+        "sum(embedstream_fleet_price_dollars_per_hour)": 2 * 0.34,
+        "sum(embedstream_fleet_cost_dollars)": pytest.approx(2 * 0.34, rel=0.01),
         'sum(last_over_time(embedstream_documents_total{result="duplicate"}[1h]))': 2,
         'sum(last_over_time(embedstream_refused_documents_total{reason="not_an_object"}[1h]))': 1,
         f"max(sum by (instance) (embedstream_job_start_end_offset{of_group}))": len(documents),

@@ -117,6 +117,25 @@ def test_without_kafka_it_deletes_itself_after_a_while(daemons: Daemons, topics:
         assert "no Kafka broker has answered" in ends_itself(pod, api)
 
 
+def test_another_service_that_stays_away_ends_it_too(daemons: Daemons, topics: Topics) -> None:
+    api = FakeRunPod()
+    env = {"POD_DAEMON_EXITS": "69"}
+    with a_pod(daemons, topics, api, "--kafka-seconds", "3", env=env) as pod:
+        assert "a service that the daemon needs has not answered for 3 s" in ends_itself(pod, api)
+        assert len(pod.events("flags")) > 1
+
+
+def test_the_daemon_gets_the_flags(daemons: Daemons, topics: Topics) -> None:
+    api = FakeRunPod()
+    given = ("--allow-plaintext", "--window-seconds", "0.2", "--overflow", "truncate")
+    with a_pod(daemons, topics, api, *given, env={"POD_DAEMON_EXITS": "0"}) as pod:
+        ends_itself(pod, api)
+        (told,) = pod.events("flags")
+        own = ["--until-drained", "--bootstrap-servers", topics.bootstrap, "--group", topics.documents]
+        assert {*own, *given} <= set(told["flags"])
+        assert "--kafka-seconds" not in told["flags"]
+
+
 def test_a_daemon_that_is_killed_is_started_again(daemons: Daemons, topics: Topics) -> None:
     api = FakeRunPod()
     send(topics, documents(300))

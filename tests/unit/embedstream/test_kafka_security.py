@@ -7,10 +7,16 @@ from confluent_kafka import KafkaError
 
 from embedstream.errors import ConfigError
 from embedstream.kafka import make_admin
-from embedstream.kafka_security import Refusals, refuse_plaintext
+from embedstream.kafka_security import Refusals, broker_addresses, refuse_plaintext
 from embedstream.settings import KafkaSettings
 
-PUBLIC = ["8.8.8.8:9092", "[2606:4700::1111]:9092", "127.0.0.1:9092,1.1.1.1:9092", "PLAINTEXT://8.8.8.8:9092"]
+PUBLIC = [
+    "8.8.8.8",
+    "8.8.8.8:9092",
+    "[2606:4700::1111]:9092",
+    "127.0.0.1:9092,1.1.1.1:9092",
+    "PLAINTEXT://8.8.8.8:9092",
+]
 PRIVATE = [
     "127.0.0.1:9092",
     "localhost:9092",
@@ -64,6 +70,23 @@ def test_every_client_is_made_so() -> None:
     with pytest.raises(ConfigError, match=r"8\.8\.8\.8"):
         make_admin(KafkaSettings(bootstrap_servers="8.8.8.8:9092"))
     make_admin(KafkaSettings(bootstrap_servers="8.8.8.8:9092", allow_plaintext=True))
+    # Nor by a way round the check.
+    for name in ("bootstrap.servers", "metadata.broker.list"):
+        with pytest.raises(ConfigError, match=r"kafka\.bootstrap_servers only"):
+            make_admin(KafkaSettings(client={name: "8.8.8.8:9092"}))
+
+
+@pytest.mark.parametrize(
+    ("servers", "told"),
+    [
+        ("a:1, b:2", [("a:1", "a", 1), ("b:2", "b", 2)]),
+        ("a", [("a", "a", 9092)]),
+        ("SASL_SSL://a:1", [("SASL_SSL://a:1", "a", 1)]),
+        ("[::1]:1,[::2]", [("[::1]:1", "::1", 1), ("[::2]", "::2", 9092)]),
+    ],
+)
+def test_addresses_are_read_as_the_client_reads_them(servers: str, told: list[tuple[str, str, int]]) -> None:
+    assert list(broker_addresses(servers)) == told
 
 
 def test_a_refusal_is_explained_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:

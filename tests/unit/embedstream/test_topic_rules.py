@@ -127,6 +127,14 @@ def test_more_copies_in_sync_than_there_are_stop_every_write() -> None:
     assert "min.insync.replicas=1" in problem.mend
 
 
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_as_many_in_sync_as_copies_is_a_caution(replicas: int) -> None:
+    (problem,) = changed("documents", replicas=replicas, min_insync_replicas=str(replicas))
+    assert not problem.serious
+    assert "losing one broker stops the job" in problem.message
+    assert problem.mend.endswith(f"min.insync.replicas={replicas - 1}")
+
+
 @pytest.mark.parametrize(
     ("replicas", "brokers", "cautions"), [(1, 1, 0), (1, 3, 3), (2, 3, 3), (3, 3, 0), (1, 2, 0)]
 )

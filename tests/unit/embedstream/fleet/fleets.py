@@ -11,9 +11,22 @@ from embedstream.fleet.environment import slot_environment
 from embedstream.fleet.fleet import Environment, Fleet
 from embedstream.fleet.ledger import Ledger
 from embedstream.fleet.plan import Candidate, Spec, candidates
-from tests.runpod import CATALOGUE, KEY, FakeRunPod
+from embedstream.fleet.watch import start, watch
+from tests.runpod import CATALOGUE, KEY, FakePod, FakeRunPod
 
-__all__ = ["RTX_3090", "RTX_4090", "Job", "a_fleet", "a_spec", "choices", "environment"]
+__all__ = [
+    "RTX_3090",
+    "RTX_4090",
+    "Job",
+    "a_fleet",
+    "a_spec",
+    "choices",
+    "environment",
+    "keep",
+    "kind",
+    "names",
+    "up",
+]
 
 RTX_4090, RTX_3090 = "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3090"
 assert {RTX_3090, RTX_4090} <= set(CATALOGUE)
@@ -62,3 +75,28 @@ def choices(fleet: Fleet, spec: Spec, gpus: Sequence[str] | None = None) -> list
 
 def environment(spec: Spec) -> Environment:
     return lambda name, price, until: slot_environment({"A": "b"}, name, spec.marker, price, until)
+
+
+def up(api: FakeRunPod, folder: Path, pods: int = 4, **changes: object) -> str | None:
+    """`fleet up` in a process of its own; what is short."""
+    spec = a_spec(pods, **changes)
+    fleet = a_fleet(api, folder)
+    fleet.check_name(spec.job)
+    fleet.ledger.ask_for(spec)
+    return start(fleet, spec, choices(fleet, spec), environment(spec)).shortage
+
+
+def keep(api: FakeRunPod, folder: Path, job: Job, **changes: object) -> None:
+    """`fleet up --watch`."""
+    spec = a_spec(**{"pods": 4, **changes})  # type: ignore[arg-type]
+    fleet = a_fleet(api, folder)
+    fleet.ledger.ask_for(spec)
+    watch(fleet, choices(fleet, spec), environment(spec), job, print)
+
+
+def names(api: FakeRunPod) -> list[str]:
+    return sorted(pod.body["name"] for pod in api.running)
+
+
+def kind(pod: FakePod) -> tuple[str, str]:
+    return pod.body["gpu"]["id"], pod.body["cloud"]

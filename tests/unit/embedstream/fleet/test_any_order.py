@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -15,6 +16,8 @@ from embedstream.errors import EmbedstreamError
 from embedstream.fleet.watch import start
 from tests.runpod import FakeRunPod, Fate, Fault
 from tests.unit.embedstream.fleet.fleets import RTX_3090, RTX_4090, a_fleet, a_spec, choices, environment
+
+pytestmark = pytest.mark.slow
 
 BUDGET = 20.0
 # 403 to a list means a key that may not list: nothing works with it, and it does not pass.
@@ -103,7 +106,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(
-    max_examples=25,
+    max_examples=50,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

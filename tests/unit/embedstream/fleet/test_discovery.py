@@ -55,14 +55,18 @@ def test_prometheus_is_told_of_the_pods_that_run(address: str) -> None:
 
 def test_the_fleets_own_metrics_are_dollars_and_pods(address: str, api: FakeRunPod) -> None:
     text = httpx.get(f"{address}/metrics").text
-    assert 'embedstream_fleet_pods{status="RUNNING"} 1.0' in text
-    assert 'embedstream_fleet_pods{status="PROVISIONING"} 1.0' in text
-    (rate,) = [
-        line for line in text.splitlines() if line.startswith("embedstream_fleet_price_dollars_per_hour ")
-    ]
-    assert float(rate.split()[1]) == pytest.approx(0.68)
-    (cost,) = [line for line in text.splitlines() if line.startswith("embedstream_fleet_cost_dollars ")]
-    assert float(cost.split()[1]) == pytest.approx(api.dollars, rel=0.1)
+    assert 'embedstream_fleet_pods{fleet="job",status="RUNNING"} 1.0' in text
+    assert 'embedstream_fleet_pods{fleet="job",status="PROVISIONING"} 1.0' in text
+    told = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(told['embedstream_fleet_price_dollars_per_hour{fleet="job"}']) == pytest.approx(0.68)
+    assert float(told['embedstream_fleet_cost_dollars{fleet="job"}']) == pytest.approx(api.dollars, rel=0.1)
+
+
+def test_who_asks_again_at_once_is_told_the_same_without_a_look(address: str, api: FakeRunPod) -> None:
+    httpx.get(f"{address}/")
+    asked = len(api.requests)
+    assert [httpx.get(f"{address}/{path}").status_code for path in ("", "metrics")] == [200, 200]
+    assert len(api.requests) == asked
 
 
 def test_an_api_that_is_away_is_no_empty_list(address: str, api: FakeRunPod) -> None:

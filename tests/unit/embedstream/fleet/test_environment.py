@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embedstream.errors import ConfigError, UsageError
-from embedstream.fleet.environment import plain_secrets, pod_environment, slot_environment
+from embedstream.fleet.environment import flags_of, plain_secrets, pod_environment, slot_environment
 from embedstream.settings import load_with_sources
 
 CLIENT = "EMBEDSTREAM_KAFKA__CLIENT__"
@@ -32,7 +32,8 @@ def test_pods_get_this_machines_settings_but_for_its_own() -> None:
     )
     assert found["EMBEDSTREAM_ENCODER__MODEL"] == "m"
     assert found["EMBEDSTREAM_KAFKA__BOOTSTRAP_SERVERS"] == "kafka.example.org:9093"
-    assert found["EMBEDSTREAM_METRICS__PORT"] == "9401"
+    # Where the proxy and the image's health check look, whatever this machine's own daemon has.
+    assert found["EMBEDSTREAM_METRICS__PORT"] == "9400"
     assert not [name for name in found if "PRODUCER" in name or "FLEET" in name or "EXPORT" in name]
 
 
@@ -43,6 +44,8 @@ def test_certificates_go_as_what_they_hold() -> None:
     assert f"{CLIENT}SSL_CA_LOCATION" not in found
     with pytest.raises(ConfigError, match=r"absent\.pem can't be read"):
         variables(kafka__client={"ssl.ca.location": "absent.pem"})
+    with pytest.raises(ConfigError, match="SSL_KEYSTORE_LOCATION names a file of this machine"):
+        variables(kafka__client={"ssl.keystore.location": "store.p12"})
 
 
 def test_a_secret_comes_from_where_runpod_keeps_it_or_is_named_as_plain() -> None:
@@ -61,11 +64,27 @@ def test_a_secret_that_is_no_pair_is_refused(entry: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "servers", ["127.0.0.1:9092", "localhost:9092", "kafka.example.org:1,127.0.0.2:2", "[::1]:9092"]
+    "servers",
+    [
+        "127.0.0.1:9092",
+        "localhost:9092",
+        "localhost",
+        "kafka.example.org:1,127.0.0.2:2",
+        "[::1]:9092",
+        "SASL_SSL://127.0.0.1:9092",
+    ],
 )
 def test_brokers_on_this_machine_are_refused(servers: str) -> None:
     with pytest.raises(ConfigError, match="pods can't reach"):
         variables(kafka__bootstrap_servers=servers)
+
+
+def test_what_was_given_as_flags_can_be_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDSTREAM_KAFKA__CLIENT__SASL_PASSWORD", "hush")
+    monkeypatch.setenv("EMBEDSTREAM_CONSUMER__GROUP", "g")
+    given = BROKER | {"encoder.model": "m", "fleet.secrets": ["cache.url=c"], "kafka.allow_plaintext": True}
+    found = flags_of(load_with_sources(flags=given | {"fleet.name": "f"}))
+    assert found == given
 
 
 def test_a_slot_has_the_same_name_whichever_pod_takes_it() -> None:
