@@ -127,6 +127,7 @@ def refusal(error: KafkaError) -> EmbedstreamError | None:
     if error.code() not in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD):
         return None
     return ConfigError(
-        f"a topic refuses our records ({describe_error(error)})",
-        "raise its max.message.bytes; `embedstream topics check` tells the size",
+        f"our records are refused ({describe_error(error)})",
+        "raise the topic's max.message.bytes (`embedstream topics check` tells the size), and message.max.bytes"
+        " where [kafka.client] sets it",
     )
