@@ -128,6 +128,6 @@ def refusal(error: KafkaError) -> EmbedstreamError | None:
         return None
     return ConfigError(
         f"our records are refused ({describe_error(error)})",
-        "raise the topic's max.message.bytes (`embedstream topics check` tells the size), and message.max.bytes"
-        " where [kafka.client] sets it",
+        "raise the topic's max.message.bytes (`embedstream topics check` tells the size), and"
+        " message.max.bytes where [kafka.client] sets it",
     )
