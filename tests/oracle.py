@@ -148,14 +148,14 @@ def check_exactly_once(
         outcome.reasons[source_of(message)] = told
         outcome.dead_letters += 1
     for position in wanted:
-        found, others = sorted(written.passages.get(position, [])), written.others[position]
+        found, others = written.passages.get(position, []), written.others[position]
         # As often as it came: each passage from the first to the last.
-        distinct = sorted(set(found))
+        distinct = {passage[:2]: passage for passage in sorted(found)}
         count = found[0].of if found else 0
-        whole = bool(found) and [each[:2] for each in distinct] == [(index, count) for index in range(count)]
+        whole = bool(found) and list(distinct) == [(number, count) for number in range(count)]
         if others + whole == 0:
             outcome.missing.append(position)
-        if whole and not _tell(distinct, decode("document", everything[position] or b"")):
+        if whole and not _tell([*distinct.values()], decode("document", everything[position] or b"")):
             outcome.untrue.append(position)
         if others + bool(found) > 1 or len(distinct) < len(found):
             outcome.double.append(position)
