@@ -16,6 +16,7 @@ from consumer.poll import Poller
 from consumer.position import place
 from consumer.queues import BoundedQueue
 from consumer.records import Polled
+from consumer.topics import MESSAGE_MAX_BYTES
 from consumer.transaction import PENDING_TIMEOUTS, TransactionalDelivery
 from embedstream.kafka import make_consumer, make_producer
 from embedstream.metrics import Metrics
@@ -109,9 +110,8 @@ def make_delivery(
     """
     settings, kafka = all_settings.consumer, all_settings.kafka
     name = f"embedstream-{settings.group}-{settings.instance_id}"
-    # Dead letters carry up to 4 MiB; the topics' own limits were checked before.
     common = {
-        "message_max_bytes": 8 * 1024 * 1024,
+        "message_max_bytes": MESSAGE_MAX_BYTES,
         # A batch that is too large for its topic is refused whole, however small its records.
         "batch_size": max(1, min(BATCH_BYTES, layout.batch_bytes)),
         "client_id": name,

@@ -144,13 +144,13 @@ class Poller:
             if reading():
                 self._read()
             else:
-                self._held.clear()
+                # What comes all the same, of a partition that was just assigned, is its next owner's.
                 self._pause()
                 self._take(self._consume())
                 self._held.clear()
             if self._silent:
                 self._silent.look(self._consumer, self._paused)
-            if self._expelled or (self._to_join_again and reading()):
+            if not self._fenced and (self._expelled or (self._to_join_again and reading())):
                 self._join_again()
             if self._error is not None:
                 raise self._error
@@ -191,6 +191,7 @@ class Poller:
         if kept and self._consumer.memberid() != self._member:
             _log.warning("expelled", partitions=sorted(partition for _, partition in kept))
             self._ownership.withdraw(kept, lost=True)
+            self._paused -= kept
             self._silent.gone(kept)
             self._expelled = True
 
@@ -209,6 +210,7 @@ class Poller:
         if self._paused:
             self._pause()  # partitions that were assigned since
         self._take(self._consume())
+        self._pass_on()
 
     def _consume(self) -> list[Message]:
         try:
@@ -254,9 +256,8 @@ class Poller:
                     message.timestamp()[1],
                 )
             )
-        if self._held:
-            self._held_since = time.monotonic() if messages else self._held_since
-            self._pass_on()
+        if messages:
+            self._held_since = time.monotonic()
 
     def _place_again(self, topic: str, partition: int, offset: int | None) -> None:
         try:

@@ -43,6 +43,9 @@ class Sending:
         """Produces all records and waits for the broker to have them, or for the first error.
 
         Without reports it may end sooner, where nothing moves any more: the transaction's next call says why.
+
+        Raises:
+            KafkaException: the producer takes none of our records.
         """
         for each in items:
             for record in each.records:
@@ -99,6 +102,10 @@ class Sending:
                 return
             except BufferError:
                 self._producer.poll(FLUSH_SECONDS)
+            except KafkaException as exception:
+                if refusal(exception.args[0]) is None:
+                    raise
+                self.failed = exception.args[0]
 
     def _flush(self) -> None:
         left = len(self._producer)
@@ -120,6 +127,7 @@ def refusal(error: KafkaError) -> EmbedstreamError | None:
     if error.code() not in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD):
         return None
     return ConfigError(
-        f"a topic refuses our records ({describe_error(error)})",
-        "raise its max.message.bytes; `embedstream topics check` tells the size",
+        f"our records are refused ({describe_error(error)})",
+        "raise the topic's max.message.bytes (`embedstream topics check` tells the size), and"
+        " message.max.bytes where [kafka.client] sets it",
     )

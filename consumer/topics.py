@@ -25,7 +25,7 @@ from embedstream.settings import KafkaSettings
 from embedstream.topic_rules import Tools
 from schemas.embedding_writer import SINGLE_OBJECT_HEADER
 
-__all__ = ["NEW_INPUT_MEND", "NEW_OUTPUT_MEND", "Topics"]
+__all__ = ["MESSAGE_MAX_BYTES", "NEW_INPUT_MEND", "NEW_OUTPUT_MEND", "Topics"]
 
 NEW_INPUT_MEND = (
     "give the new documents a group and output topics of their own (--group, --embeddings-topic,"
@@ -35,6 +35,8 @@ NEW_OUTPUT_MEND = "to embed the documents again, name another --group"
 
 # Kafka's default for max.message.bytes; assumed where a broker does not tell.
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
+# The largest record that our own producer takes, whatever a topic does: dead letters carry up to 4 MiB.
+MESSAGE_MAX_BYTES = 8 * 1024 * 1024
 REQUEST_SECONDS = 5.0
 
 _log = get_logger("topics")
@@ -162,7 +164,7 @@ class Topics:
         return documents, embeddings, dead_letters
 
     def _max_message_bytes(self) -> dict[str, int]:
-        """The largest record batch that each output topic takes, in bytes."""
+        """The largest record batch that each output topic and our producer take, in bytes."""
         topics = (self._embeddings.name, self._dead_letters.name)
         resources = {topic: ConfigResource(ResourceType.TOPIC, topic) for topic in topics}
         limits = dict.fromkeys(topics, DEFAULT_MAX_MESSAGE_BYTES)
@@ -171,7 +173,7 @@ class Topics:
             try:
                 entry = futures[resource].result().get("max.message.bytes")
                 if entry is not None and entry.value is not None:
-                    limits[topic] = int(entry.value)
+                    limits[topic] = min(int(entry.value), MESSAGE_MAX_BYTES)
             except (KafkaException, ValueError):
                 _log.info("topic_settings_unknown", topic=topic, assumed_max_message_bytes=limits[topic])
         return limits

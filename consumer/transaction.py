@@ -146,6 +146,9 @@ class TransactionalDelivery:
         if sending.failed is not None:
             if sending.failed.code() == KafkaError._FATAL:
                 raise KafkaException(sending.failed)
+            if sending.failed.code() == KafkaError._UNKNOWN_PARTITION:
+                # Partitions were added. This producer looks every five minutes; a new one looks at once.
+                raise _Broken(describe_error(sending.failed))
             self._abort(producer)
             raise _not_delivered(sending.failed)
         try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fastavro
 from confluent_kafka import Message
@@ -17,6 +17,15 @@ __all__ = ["Outcome", "check_exactly_once", "decode", "source_of"]
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
 Position = tuple[int, int]
+
+
+class Passage(NamedTuple):
+    """What is kept of an embedding."""
+
+    number: int
+    of: int
+    start_char: int
+    text: str
 
 
 def _schema(name: str) -> Any:
@@ -42,6 +51,7 @@ class Outcome:
     Attributes:
         repeated: output records that came before; at least once may have them, if they say the same.
         differing: those of them that say something else than the first.
+        untrue: input records whose passages, put together, are not the text of their document.
         reasons: the reason of each dead letter, by the position of its input.
     """
 
@@ -55,18 +65,19 @@ class Outcome:
     unexpected: list[str] = field(default_factory=list)
     disordered: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
+    untrue: list[Position] = field(default_factory=list)
     reasons: dict[Position, str] = field(default_factory=dict)
 
     @property
     def is_exactly_once(self) -> bool:
-        return not (self.missing or self.double or self.unexpected or self.disordered)
+        return not (self.missing or self.double or self.unexpected or self.disordered or self.untrue)
 
 
 class _Written:
     """All output, as it is read."""
 
     def __init__(self, outcome: Outcome) -> None:
-        self.passages: dict[Position, list[tuple[int, int]]] = defaultdict(list)
+        self.passages: dict[Position, list[Passage]] = defaultdict(list)
         self.others: Counter[Position] = Counter()
         self._outcome = outcome
         self._first: dict[tuple[Position, int], int] = {}
@@ -75,7 +86,9 @@ class _Written:
     def add_embedding(self, partition: int, record: dict[str, Any]) -> None:
         position = (record["source"]["partition"], record["source"]["offset"])
         index = record["passage"]["index"]
-        self.passages[position].append((index, record["passage"]["count"]))
+        self.passages[position].append(
+            Passage(index, record["passage"]["count"], record["start_char"], record["text"])
+        )
         # The time of embedding is all that may differ when a record is embedded again.
         del record["embedded_at"]
         if self._is_first(position, index, record):
@@ -116,7 +129,7 @@ def check_exactly_once(
         committed: the group's offset of each partition; what lies after is not looked at.
     """
     outcome = Outcome()
-    everything = {(m.partition() or 0, m.offset() or 0) for m in inputs}
+    everything = {(m.partition() or 0, m.offset() or 0): m.value() for m in inputs}
     wanted = {(partition, offset) for partition, offset in everything if offset < committed.get(partition, 0)}
     outcome.inputs = len(wanted)
     written = _Written(outcome)
@@ -135,18 +148,31 @@ def check_exactly_once(
         outcome.reasons[source_of(message)] = told
         outcome.dead_letters += 1
     for position in wanted:
-        found, others = sorted(written.passages.get(position, [])), written.others[position]
+        found, others = written.passages.get(position, []), written.others[position]
         # As often as it came: each passage from the first to the last.
-        distinct = sorted(set(found))
-        whole = bool(found) and distinct == [(index, found[0][1]) for index in range(found[0][1])]
+        distinct = {passage[:2]: passage for passage in sorted(found)}
+        count = found[0].of if found else 0
+        whole = bool(found) and list(distinct) == [(number, count) for number in range(count)]
         if others + whole == 0:
             outcome.missing.append(position)
+        if whole and not _tell([*distinct.values()], decode("document", everything[position] or b"")):
+            outcome.untrue.append(position)
         if others + bool(found) > 1 or len(distinct) < len(found):
             outcome.double.append(position)
     for position in set(written.passages) | set(written.others):
         if position not in wanted:
             outcome.unexpected.append(f"{position}")
     return outcome
+
+
+def _tell(passages: Sequence[Passage], document: dict[str, Any]) -> bool:
+    """Whether they are the document's text from its beginning to its end."""
+    place = document["segment"]["start_char"]
+    for passage in passages:
+        if passage.start_char != place:
+            return False
+        place += len(passage.text)
+    return bool("".join(passage.text for passage in passages) == document["content"])
 
 
 def source_of(message: Message) -> Position:

@@ -4,7 +4,8 @@
 
 All of the daemon is real but the model, which is a hash of the passage; `--seconds-per-batch` lets each batch
 of up to 16,384 tokens take so long, as on a GPU. `--against` names another checkout of this repository whose
-daemons take turns with these. Rates are records a second from the model's load to the last delivery.
+daemons take turns with these (`git archive COMMIT | tar x -C FOLDER` makes one). Rates are records a second
+from the model's load to the last delivery.
 """
 
 from __future__ import annotations

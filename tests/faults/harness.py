@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from confluent_kafka import IsolationLevel
+from confluent_kafka import IsolationLevel, Message
 
 from embedstream.kafka import make_admin
 from embedstream.offsets import committed_offsets, end_offsets
@@ -22,8 +22,9 @@ from tests.faults.feed import NUMBER_HEADER, Feed
 from tests.faults.fleet import Fleet
 from tests.faults.network import Network
 from tests.faults.reader import Reader
+from tests.hash_encoder import HashEncoder, vector_of
 from tests.kafka import make_topics, read_all, read_each
-from tests.oracle import Outcome, check_exactly_once
+from tests.oracle import Outcome, check_exactly_once, decode
 
 __all__ = ["BROKER_SETTINGS", "PARTITIONS", "Harness"]
 
@@ -163,9 +164,10 @@ class Harness:
         """The final word, from the topics alone: what was found, and what is wrong with it."""
         bootstrap, topics = self.cluster.bootstrap, self.topics
         inputs = read_all(bootstrap, topics.documents)
+        others: list[str] = []
         outcome = check_exactly_once(
             inputs,
-            read_each(bootstrap, topics.embeddings),
+            self._looked_at(read_each(bootstrap, topics.embeddings), others),
             read_each(bootstrap, topics.dead_letters),
             self.committed(),
         )
@@ -176,13 +178,15 @@ class Harness:
             if reason is not None:
                 expected[message.partition() or 0, message.offset() or 0] = reason
         problems = []
-        wrong = ["missing", "unexpected", "disordered", "differing"]
+        wrong = ["missing", "unexpected", "disordered", "differing", "untrue"]
         if self.delivery == "exactly-once":
             wrong.append("double")
         for name in wrong:
             found = getattr(outcome, name)
             if found:
                 problems.append(f"{len(found)} {name}: {found[:5]}")
+        if others:
+            problems.append(f"{len(others)} vectors are another text's: {others[:5]}")
         if outcome.reasons != expected:
             different = sorted(outcome.reasons.items() ^ expected.items())
             problems.append(f"dead letters differ from those expected: {dict(different[:5])}")
@@ -193,6 +197,18 @@ class Harness:
                 f"{len(self.reader.doubles)} doubles seen while running: {self.reader.doubles[:5]}"
             )
         return outcome, problems + self.fleet.problems
+
+    def _looked_at(self, embeddings: Iterable[Message], others: list[str]) -> Iterator[Message]:
+        """Passes them on; adds to `others` those whose vector is not that of their text."""
+        splitter = HashEncoder().splitter
+        for message in embeddings:
+            value = message.value()
+            if value is not None:
+                record = decode("embedding", value)
+                (passage,) = splitter.split_many([record["text"]])[0].passages
+                if record["vector"] != vector_of(passage.token_ids).tolist():
+                    others.append(f"{message.partition()}/{message.offset()}")
+            yield message
 
     def _is_committed(self) -> bool:
         name, admin = self.topics.documents, make_admin(self.topics.kafka)

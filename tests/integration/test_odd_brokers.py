@@ -19,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from embedstream.kafka import make_admin
+from embedstream.kafka import make_admin, make_producer
 from tests.brokers import ApacheCluster
 from tests.consuming import committed, documents, outcome, send
 from tests.daemons import Daemons, verified
@@ -37,6 +37,7 @@ FORGETFUL = {
 WITHOUT_TRANSACTIONS = {"transaction.state.log.replication.factor": "3"}
 TRANSACTION_SECONDS = 2.0
 LETTER_BYTES = 20_000
+MIB = 1024 * 1024
 SOON = {"EMBEDSTREAM_CONSUMER__TRANSACTION_TIMEOUT_SECONDS": f"{TRANSACTION_SECONDS:g}"}
 
 
@@ -131,15 +132,47 @@ def test_transactions_that_are_not_allowed_are_told_at_the_start(
     assert outcome(topics).is_exactly_once
 
 
+def limit_messages(topics: Topics, topic: str, most: int) -> None:
+    limit = ConfigEntry("max.message.bytes", str(most), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[limit])
+    admin = make_admin(topics.kafka)
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result()
+
+
+@pytest.mark.parametrize(
+    ("delivery", "size", "own_limit"),
+    [("exactly-once", 9 * MIB, None), ("at-least-once", 9 * MIB, None), ("exactly-once", 5 * MIB, 2 * MIB)],
+)
+def test_a_dead_letter_larger_than_our_own_client_takes_does_not_hold_up_the_daemon(
+    forgetful: ApacheCluster, daemons: Daemons, delivery: str, size: int, own_limit: int | None
+) -> None:
+    topics = make_topics(forgetful.bootstrap)
+    for topic in (topics.documents, topics.dead_letters):
+        limit_messages(topics, topic, 16 * MIB)
+    producer = make_producer(topics.kafka, message_max_bytes=16 * MIB)
+    producer.produce(topics.documents, random.Random(1).randbytes(size), b"key", partition=0)
+    assert producer.flush(60) == 0
+    send(topics, documents(9))
+    env = {} if own_limit is None else {"EMBEDSTREAM_KAFKA__CLIENT__MESSAGE_MAX_BYTES": str(own_limit)}
+    daemon = daemons.start(topics, "--until-drained", "--delivery", delivery, env=env)
+    if own_limit is not None:
+        line = daemon.refused()
+        assert "MSG_SIZE_TOO_LARGE" in line
+        assert "[kafka.client]" in line
+        assert committed(topics).get(0, 0) == 0
+        return
+    assert daemon.wait() == 0
+    (letter,) = read_all(topics.bootstrap, topics.dead_letters)
+    assert dict(letter.headers() or [])["value.omitted.bytes"] == str(size).encode()
+    assert outcome(topics).is_exactly_once
+
+
 def test_a_dead_letter_larger_than_its_topic_takes_goes_there_without_its_value(
     forgetful: ApacheCluster, daemons: Daemons
 ) -> None:
     topics = make_topics(forgetful.bootstrap)
-    admin = make_admin(topics.kafka)
-    limit = ConfigEntry("max.message.bytes", str(LETTER_BYTES), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topics.dead_letters, incremental_configs=[limit])
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result()
+    limit_messages(topics, topics.dead_letters, LETTER_BYTES)
     # Random, or compression makes them small: of each partition's four, two fit, but not into one batch.
     noise = random.Random(1)
     large = [noise.randbytes(size) for size in (LETTER_BYTES, 15_000, 900_000, 14_000) for _ in range(3)]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
 from consumer.deliver import NotDelivered
 from consumer.outbound import ItemRecords, OutboundRecord
@@ -19,7 +20,7 @@ from consumer.records import EndOfPartition
 from consumer.sending import BATCH_RECORDS
 from consumer.transaction import TransactionalDelivery
 from embedstream.errors import FencedError, TryAgainError
-from embedstream.kafka import make_consumer, make_producer
+from embedstream.kafka import make_admin, make_consumer, make_producer
 from tests.brokers import BrokerHandle
 from tests.consuming import committed, documents, send
 from tests.daemons import Daemons, verified
@@ -186,6 +187,33 @@ def test_a_call_that_never_returns_is_left_behind_with_its_producer(
     assert len(producers) == 2
     assert len(read_all(topics.bootstrap, topics.embeddings)) == 2 * BATCH_RECORDS + 2
     cut.set()
+
+
+def test_a_producer_that_does_not_know_of_added_partitions_is_replaced(topics: Topics, group: Group) -> None:
+    """Else the whole daemon would wait for its next look at the topics, which is five minutes away."""
+
+    def items(offset: int, *partitions: int) -> list[ItemRecords]:
+        records = tuple(OutboundRecord(topics.embeddings, each, b"key", b"value", ()) for each in partitions)
+        return [ItemRecords(EndOfPartition(topics.documents, 0, offset, 1), records)]
+
+    transactional_id = uuid.uuid4().hex
+
+    def producer() -> Producer:
+        return make_producer(topics.kafka, transactional_id=transactional_id)
+
+    delivery = a_delivery(topics, group, producer, Ownership(), transactional_id)
+    delivery.prepare()
+    delivery.deliver(items(1, 0))
+    admin = make_admin(topics.kafka)
+    admin.create_partitions([NewPartitions(topics.embeddings, 4)])[topics.embeddings].result()
+    with pytest.raises(NotDelivered, match="_UNKNOWN_PARTITION"):
+        delivery.deliver(items(2, 0, 3))
+    delivery.deliver(items(2, 0, 3))
+    assert sorted(each.partition() or 0 for each in read_all(topics.bootstrap, topics.embeddings)) == [
+        0,
+        0,
+        3,
+    ]
 
 
 @pytest.mark.slow

@@ -9,21 +9,26 @@ import structlog
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 from consumer.ownership import Ownership
-from consumer.poll import Poller
+from consumer.poll import FENCED, Poller
 from consumer.queues import BoundedQueue
+from consumer.records import Polled
 from embedstream.errors import TryAgainError
 from embedstream.metrics import Metrics
 
 
 class Event:
-    """What tells that a partition holds nothing more."""
+    """What tells that a partition holds nothing more, or of an error."""
 
     def __init__(
-        self, partition: tuple[str, int], offset: int = 0, code: int = KafkaError._PARTITION_EOF
+        self,
+        partition: tuple[str, int],
+        offset: int = 0,
+        code: int = KafkaError._PARTITION_EOF,
+        reason: str | None = None,
     ) -> None:
         self._partition = partition
         self._offset = offset
-        self._code = code
+        self._error = KafkaError(code, reason)
 
     def topic(self) -> str:
         return self._partition[0]
@@ -35,7 +40,7 @@ class Event:
         return self._offset
 
     def error(self) -> KafkaError:
-        return KafkaError(self._code)
+        return self._error
 
 
 KEPT, NEW = ("documents", 1), ("documents", 2)
@@ -104,13 +109,13 @@ class Member:
         self.callbacks["on_assign"](self, self._assigned)
 
 
-def joined() -> tuple[Member, Ownership, Poller]:
+def joined(inputs: BoundedQueue[Polled] | None = None) -> tuple[Member, Ownership, Poller]:
     """A member that was assigned a partition."""
     member, ownership = Member(), Ownership()
     poller = Poller(
         member,  # type: ignore[arg-type]
         "documents",
-        BoundedQueue(1),
+        BoundedQueue(1) if inputs is None else inputs,
         ownership,
         Metrics(),
         revoke_seconds=0.0,
@@ -162,6 +167,30 @@ def test_a_daemon_that_is_ending_does_not_join_again() -> None:
     poller.run(lambda: next(rounds), reading=lambda: False)
     assert member.left == 0
     assert ownership.partitions == {KEPT}
+
+
+def test_a_fenced_member_does_not_try_to_join_again() -> None:
+    member, ownership, poller = joined()
+    member.name = "second"
+    poller.group_metadata(member)  # type: ignore[arg-type]
+    member.is_fenced = True
+    member.messages = [Event(KEPT, code=KafkaError._FATAL, reason=FENCED)]
+    rounds = iter([False, False, True])
+    poller.run(lambda: next(rounds), reading=lambda: True)
+    assert poller.is_fenced()
+    assert member.left == 0
+    assert not ownership.partitions
+
+
+def test_what_comes_to_a_daemon_that_is_ending_is_left() -> None:
+    """As when it is given a partition at that moment, and its records come with the same call."""
+    inputs: BoundedQueue[Polled] = BoundedQueue(1)
+    member, _, poller = joined(inputs)
+    member.messages = [Event(KEPT)]
+    inputs.close(discard=True)
+    rounds = iter([False, True])
+    poller.run(lambda: next(rounds), reading=lambda: False)
+    assert not member.messages
 
 
 def test_a_fenced_member_that_takes_no_call_any_more_can_still_be_closed() -> None:
