@@ -193,7 +193,7 @@ NEEDED = [
     ("operator Read topic dead-letters", "dlq retry"),
     ("operator Write topic documents", "dlq retry"),
     ("operator Write topic embedstream.retries", "dlq retry"),
-    ("operator Write transactional-id embedstream-retry-", "dlq retry"),
+    ("operator Write transactional-id embedstream-retry", "dlq retry"),
 ]
 
 
