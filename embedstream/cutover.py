@@ -110,13 +110,14 @@ def cut_over(
             "name the one that the live daemons use with --group",
         )
     reached = reach(admin, target, wanted, wait_seconds)
-    fingerprint = target.fingerprint(range(inputs))
-    lost = 0
+    fingerprint, lost = target.fingerprint(range(inputs)), 0
     if target != live:
         refuse_late_start(admin, target, reached)
         _log.info("verifying", topic=to, group=target.group)
         refuse_unverified(settings, target)
-        lost = lost_documents(admin, live, target, wanted)
+        # Of a group that was empty for long the broker forgets that too.
+        own = current.model_fingerprint if current else live.fingerprint(range(inputs))
+        lost = lost_documents(admin, live, own, target, fingerprint, wanted)
         if lost > accept_lost:
             raise FindingError(
                 f"{lost:,} records that have embeddings in {live.kafka.embeddings_topic} are dead letters of"

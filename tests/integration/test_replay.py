@@ -9,7 +9,7 @@ import time
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 
-from embedstream.aliases import read_aliases, resolve_alias
+from embedstream.aliases import Alias, read_aliases, resolve_alias, write_alias
 from embedstream.cutover import Switched, cut_over, roll_back
 from embedstream.errors import ConfigError, FindingError, UsageError
 from embedstream.kafka import make_admin
@@ -135,6 +135,29 @@ def test_what_does_not_add_up_is_not_cut_over(embedded_broker: BrokerHandle) -> 
     with pytest.raises(FindingError, match=r"`verify` finds in .*second: 7 missing"):
         switch(topics)
     assert alias_of(topics) not in read_aliases(topics.kafka)
+
+
+def test_what_is_lost_is_counted_though_the_broker_has_forgotten_the_live_group(
+    embedded_broker: BrokerHandle,
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap, 1)
+    send(topics, documents(3), 1)
+    other = replayed(topics)
+    create_topics(other.kafka, 1)
+    now = Alias(
+        topics.embeddings, "hash", "hash", 8, topics.documents, "forgotten", {0: 3}, 1, topics.dead_letters
+    )
+    write_alias(topics.kafka, alias_of(topics), now)
+    outputs = Outputs(other, partitions=1, fingerprint="second")
+    outputs.bury("first", 1)
+    outputs.embed("second")
+    outputs.embed("third")
+    outputs.flush()
+    advance(topics, group_of(other.embeddings), {0: 3}, "second")
+    with pytest.raises(FindingError, match=r"^1 records that have embeddings in .* --accept-lost 1 does"):
+        switch(topics)
+    switched = switch(topics, accept_lost=1)
+    assert (switched.lost, switched.alias.previous) == (1, now)
 
 
 @pytest.mark.slow
