@@ -225,6 +225,34 @@ def test_a_replay_from_a_later_record_embeds_from_there_and_is_not_cut_over(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_a_replay_of_what_comes_from_now_on_goes_on_before_it_has_embedded_anything(
+    embedded_broker: BrokerHandle, daemons: Daemons, delivery: str
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap)
+    live(topics, daemons)
+    env = {"EMBEDSTREAM_CONSUMER__DELIVERY": delivery}
+    ends = ("--from", "0:10,1:10,2:10")
+    first = daemons.replay(topics, output_of(topics), *ends, env=env, **SECOND)
+    wait_until(lambda: first.events("partitions_assigned"), 60)
+    # It comes to all ends; of one partition a record follows, which it can't embed.
+    send(topics, [b"no Avro"])
+    wait_until(lambda: sum(offsets_of(topics).values()) == 31, 60, "it is delivered")
+    first.process.terminate()
+    assert first.wait() == 0, first.log
+    # The next one finds an output that has never held a record, of documents that it begins after.
+    send(topics, documents(3, first=30))
+    again = daemons.replay(topics, output_of(topics), "--until-drained", env=env, **SECOND)
+    assert again.wait() == 0, again.log
+    assert sources_of(replayed(topics)) == {(0, 11), (1, 10), (2, 10)}
+    # An output that is gone is told all the same.
+    admin = make_admin(topics.kafka)
+    admin.delete_topics([output_of(topics)])[output_of(topics)].result()
+    line = refusal(daemons.replay(topics, output_of(topics), env=env, **SECOND), 78)
+    assert "its output is gone" in line
+
+
+@pytest.mark.slow
 def test_a_time_begins_each_partition_at_the_first_record_since(topics: Topics, daemons: Daemons) -> None:
     send(topics, documents(9))
     time.sleep(1.1)  # the time is given in seconds
