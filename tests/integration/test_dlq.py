@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from embedstream.broker import ends_with_parent
 from embedstream.dead_letters import Filter, parse_since, read_letter, read_letters, summarize
@@ -175,6 +182,25 @@ def test_a_dead_letter_whose_topic_is_gone_stops_the_retry_before_anything_is_se
 def test_a_time_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--since"):
         parse_since(text)
+
+
+@pytest.mark.slow
+def test_a_record_that_its_topic_takes_no_more_is_told_and_nothing_is_marked(
+    kafka_broker: BrokerHandle,
+) -> None:
+    topics = make_topics(kafka_broker.bootstrap)
+    producer = make_producer(topics.kafka)
+    bury(topics, producer, 0, Reason.EMPTY)
+    headers = headers_of(topics, 1, Reason.EMPTY)
+    producer.produce(topics.dead_letters, random.randbytes(4000), b"large", 1, headers=headers)
+    assert producer.flush(30) == 0
+    limit = ConfigEntry("max.message.bytes", "1000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topics.documents, incremental_configs=[limit])
+    make_admin(topics.kafka).incremental_alter_configs([resource])[resource].result()
+    with pytest.raises(ConfigError, match=r"refuses it .* raise its max\.message\.bytes"):
+        retry(topics.kafka, Filter())
+    assert sent_back(topics) == {}
+    assert not any(topics.documents in each for each in read_marks(topics.kafka))
 
 
 @pytest.fixture
