@@ -45,8 +45,8 @@ class CacheSettings(Section):
     `url` is `redis://` or `rediss://`; `ttl` is how long a vector is kept: seconds, or 12h, 7d and the like.
     `dtype` is how it is kept: fp16 takes half the memory, and rounds every vector to it before delivery, by
     less than a thousandth of each number, so that what is found and what is computed stay the same.
-    `timeout_seconds` is what the encoder waits for an answer at most: long enough for the vectors of a window,
-    which may be tens of megabytes.
+    `timeout_seconds` is what the encoder waits for an answer at most: for the vectors of a window, which may
+    be tens of megabytes.
     """
 
     url: NonEmpty | None = None
