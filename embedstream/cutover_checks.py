@@ -20,7 +20,14 @@ from embedstream.topic_reader import message_headers, read_partition
 from embedstream.verify import verify
 from schemas.dead_letter import DeadLetter
 
-__all__ = ["Position", "lost_documents", "reach", "refuse_late_start", "refuse_unverified"]
+__all__ = [
+    "Position",
+    "expired_records",
+    "lost_documents",
+    "reach",
+    "refuse_late_start",
+    "refuse_unverified",
+]
 
 _LOOK_SECONDS = 0.2
 _NAMED = 5
@@ -186,6 +193,26 @@ def lost_documents(
     marks = read_marks(target.kafka)
     topic = target.kafka.documents_topic
     return sum(f"{topic}/{partition}/{offset}" not in marks for partition, offset in dead)
+
+
+def expired_records(admin: AdminClient, live: Position, target: Position) -> int:
+    """Count the offsets that only the live topic has output of, because the documents topic has dropped them.
+
+    A replay begins with what that still holds, so it can't know of them.
+
+    Raises:
+        ServiceUnavailableError: No broker answers.
+        TryAgainError: A transaction stayed open.
+    """
+    topic = target.kafka.documents_topic
+    inputs = topic_partitions(admin, topic, "kafka.documents_topic")
+    starts = start_offsets(admin, topic, range(inputs))
+    if not any(starts.values()):
+        return 0
+    before, after = (first_sources(admin, each.kafka, inputs) for each in (live, target))
+    return sum(
+        max(0, min(after.get(each, starts[each]), starts[each]) - first) for each, first in before.items()
+    )
 
 
 def _dead(admin: AdminClient, of: Position, fingerprint: str) -> set[tuple[int, int]]:
