@@ -196,7 +196,8 @@ def test_a_record_that_its_topic_takes_no_more_is_told_and_nothing_is_marked(
     assert producer.flush(30) == 0
     limit = ConfigEntry("max.message.bytes", "1000", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topics.documents, incremental_configs=[limit])
-    make_admin(topics.kafka).incremental_alter_configs([resource])[resource].result()
+    admin = make_admin(topics.kafka)
+    admin.incremental_alter_configs([resource])[resource].result()
     with pytest.raises(ConfigError, match=r"refuses it .* raise its max\.message\.bytes"):
         retry(topics.kafka, Filter())
     assert sent_back(topics) == {}

@@ -170,18 +170,21 @@ def test_what_the_documents_have_dropped_before_the_replay_began_is_missing_in_i
     topics = make_topics(kafka_broker.bootstrap)
     send(topics, documents(9))
     assert daemons.start(topics, "--until-drained").wait() == 0
-    before = [TopicPartition(topics.documents, 0, 2), TopicPartition(topics.documents, 1, 3)]
-    for future in make_admin(topics.kafka).delete_records(before).values():
-        future.result()
+    admin = make_admin(topics.kafka)
+
+    def drop(*before: int) -> None:
+        offsets = [TopicPartition(topics.documents, *each) for each in enumerate(before)]
+        for future in admin.delete_records(offsets).values():
+            future.result()
+
+    drop(2, 3)
     assert daemons.replay(topics, output_of(topics), "--until-drained", **SECOND).wait() == 0
     code, line = cutover(topics)
     assert code == 1, line
     assert "5 records with output in" in line
     assert "--accept-lost 5 does without them" in line
-    # Dropped once it has read them, they are in both.
-    later = [TopicPartition(topics.documents, each, 3) for each in range(3)]
-    for future in make_admin(topics.kafka).delete_records(later).values():
-        future.result()
+    # What is dropped once the replay has read it is in both.
+    drop(3, 3, 3)
     _, line = cutover(topics)
     assert "5 records with output in" in line
     code, _ = cutover(topics, "--accept-lost", "5")
