@@ -21,6 +21,7 @@ from tests.replays import (
     offsets_of,
     output_of,
     refusal,
+    replay_verified,
     replayed,
     settings_of,
     sources_of,
@@ -41,6 +42,8 @@ def test_a_replay_from_a_later_record_embeds_from_there_and_is_not_cut_over(
     assert sources_of(replayed(topics)) == {(0, offset) for offset in range(4, 10)} | {
         (1, offset) for offset in range(10)
     }
+    # `verify` knows of no beginning but the topic's.
+    assert not replay_verified(topics)
     message = rf"did not start at the beginning .*{topics.documents}/0 at offset 4, {topics.documents}/2 at"
     with pytest.raises(ConfigError, match=message):
         switch(topics)
