@@ -40,7 +40,7 @@ def admit(
     topics: Topics,
     fingerprint: str,
     earlier: Sequence[str] = (),
-) -> None:
+) -> Mapping[int, int]:
     """Checks that group and output belong to the model and the documents, and that no offset was forgotten.
 
     Args:
@@ -49,6 +49,9 @@ def admit(
         topics: the three.
         fingerprint: of the model.
         earlier: what that was under each earlier version of the splitter.
+
+    Returns:
+        Of each partition whose committed offset names no model, since somebody chose it: that offset.
 
     Raises:
         ConfigError: another model's group or output; a topic that was made again; offsets that the broker has
@@ -62,9 +65,10 @@ def admit(
     )
     try:
         with closing(reader):
-            _admit(admin, reader, settings, topics, _Model(fingerprint, earlier))
+            committed = _admit(admin, reader, settings, topics, _Model(fingerprint, earlier))
     except KafkaException as exception:
         raise explain(exception) from None
+    return {partition: each.offset for partition, each in committed.items() if not each.metadata}
 
 
 class _Model(NamedTuple):
@@ -72,7 +76,9 @@ class _Model(NamedTuple):
     earlier: Sequence[str]
 
 
-def _admit(admin: AdminClient, reader: Consumer, settings: Settings, topics: Topics, model: _Model) -> None:
+def _admit(
+    admin: AdminClient, reader: Consumer, settings: Settings, topics: Topics, model: _Model
+) -> Mapping[int, TopicPartition]:
     kafka, group, layout = settings.kafka, settings.consumer.group, topics.layout
     topic, partitions = kafka.documents_topic, range(topics.documents_partitions)
     # The client waits for up to a second before it looks for the leader of a topic that it has not heard of.
@@ -100,6 +106,7 @@ def _admit(admin: AdminClient, reader: Consumer, settings: Settings, topics: Top
     if not any(end_offsets(admin, layout.embeddings_topic, range(layout.embeddings_partitions)).values()):
         refuse_lost_output(reader, topic, layout, before, dead_letters, starts)
     _refuse_out_of_range(settings, committed, starts, ends)
+    return committed
 
 
 def _refuse_other_model(

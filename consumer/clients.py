@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -95,6 +95,7 @@ def make_delivery(
     ownership: Ownership,
     layout: OutputLayout,
     fingerprint: str,
+    chosen: Mapping[int, int],
     *,
     stopping: Callable[[], bool],
 ) -> Delivery:
@@ -106,6 +107,7 @@ def make_delivery(
         ownership: What may still be delivered.
         layout: Where output goes.
         fingerprint: The model's.
+        chosen: See `consumer.offsets.offsets_of`.
         stopping: Ends waiting for brokers.
     """
     settings, kafka = all_settings.consumer, all_settings.kafka
@@ -117,7 +119,9 @@ def make_delivery(
         "client_id": name,
     }
     if settings.delivery == "at-least-once":
-        return PlainDelivery(lambda: make_producer(kafka, **common), poller, fingerprint=fingerprint)
+        return PlainDelivery(
+            lambda: make_producer(kafka, **common), poller, fingerprint=fingerprint, chosen=chosen
+        )
     timeout_ms = int(settings.transaction_timeout_seconds * 1000)
 
     def producer() -> Producer:
@@ -130,6 +134,7 @@ def make_delivery(
         topic=kafka.documents_topic,
         transactional_id=name,
         fingerprint=fingerprint,
+        chosen=chosen,
         timeout_seconds=settings.transaction_timeout_seconds,
         stopping=stopping,
     )

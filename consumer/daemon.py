@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -173,7 +173,7 @@ class Daemon:
         if self._prepare is not None:
             self._prepare(encoder.info)
         topics = topics or self._find_topics(admin)
-        admit(admin, self._settings, topics, encoder.info.fingerprint, encoder.info.earlier)
+        chosen = admit(admin, self._settings, topics, encoder.info.fingerprint, encoder.info.earlier)
         group, drained = self._settings.consumer.group, None
         if self._settings.consumer.until_drained:
             drained = Drained(admin, self._settings.kafka, group)
@@ -181,7 +181,7 @@ class Daemon:
                 _log.info("drained", group=group)
                 return
         with rare_collections():
-            self._consume(drained, topics, encoder, encoder_thread)
+            self._consume(drained, topics, encoder, encoder_thread, chosen)
 
     def _find_topics(self, admin: AdminClient) -> Topics:
         topics = Topics(admin, self._settings.kafka)
@@ -211,7 +211,12 @@ class Daemon:
         _log.info("model_loaded", **told)
 
     def _consume(
-        self, drained: Drained | None, topics: Topics, encoder: Encoder, encoder_thread: EncoderThread
+        self,
+        drained: Drained | None,
+        topics: Topics,
+        encoder: Encoder,
+        encoder_thread: EncoderThread,
+        chosen: Mapping[int, int],
     ) -> None:
         settings = self._settings.consumer
         inputs: BoundedQueue[Polled] = BoundedQueue(settings.queue_bytes)
@@ -257,6 +262,7 @@ class Daemon:
             ownership,
             topics.layout,
             encoder.info.fingerprint,
+            chosen,
             stopping=self._is_ending,
         )
         deliverer = Deliverer(

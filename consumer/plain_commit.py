@@ -6,7 +6,7 @@ So where the first window of a partition begins is committed before anything is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
@@ -25,11 +25,19 @@ COMMIT_SECONDS = 30.0
 class PlainDelivery:
     """Delivers windows through an idempotent producer, offsets after."""
 
-    def __init__(self, make_producer: Callable[[], Producer], poller: Poller, *, fingerprint: str) -> None:
+    def __init__(
+        self,
+        make_producer: Callable[[], Producer],
+        poller: Poller,
+        *,
+        fingerprint: str,
+        chosen: Mapping[int, int],
+    ) -> None:
         """The producer is made for the first window, and again after a failed one."""
         self._make_producer = make_producer
         self._poller = poller
         self._fingerprint = fingerprint
+        self._chosen = chosen
         self._producer: Producer | None = None
         self._begun: set[int] = set()
 
@@ -46,9 +54,8 @@ class PlainDelivery:
         Raises:
             NotDelivered: a record was not acknowledged, or the offsets were not taken.
         """
-        begin = [
-            each for each in beginnings_of(items, self._fingerprint) if each.partition not in self._begun
-        ]
+        beginnings = beginnings_of(items, self._fingerprint, self._chosen)
+        begin = [each for each in beginnings if each.partition not in self._begun]
         if begin:
             self._commit(begin)
             self._begun.update(each.partition for each in begin)
@@ -67,7 +74,7 @@ class PlainDelivery:
             # Records that are still queued would come twice; with the producer they are gone.
             self._producer = None
             raise NotDelivered(describe_error(sending.failed))
-        self._commit(offsets_of(items, self._fingerprint))
+        self._commit(offsets_of(items, self._fingerprint, self._chosen))
 
     def close(self) -> None:
         """Leaves the producer; nothing is in flight between two windows."""

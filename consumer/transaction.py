@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -53,6 +53,7 @@ class TransactionalDelivery:
         topic: str,
         transactional_id: str,
         fingerprint: str,
+        chosen: Mapping[int, int],
         timeout_seconds: float,
         stopping: Callable[[], bool],
     ) -> None:
@@ -65,6 +66,7 @@ class TransactionalDelivery:
             topic: the documents topic.
             transactional_id: the daemon's, for what is told.
             fingerprint: the model's, committed as the offsets' metadata.
+            chosen: see `consumer.offsets.offsets_of`.
             timeout_seconds: the transaction time-out that the producer was made with.
             stopping: whether the daemon wants to end; waiting for a broker ends with it.
         """
@@ -74,6 +76,7 @@ class TransactionalDelivery:
         self._topic = topic
         self._id = transactional_id
         self._fingerprint = fingerprint
+        self._chosen = chosen
         self._timeout = timeout_seconds
         self._stopping = stopping
         self._producer: Producer | None = None
@@ -119,7 +122,7 @@ class TransactionalDelivery:
             FencedError: another daemon has our transactional id.
             TryAgainError: the broker did not let us begin.
         """
-        offsets = offsets_of(items, self._fingerprint)
+        offsets = offsets_of(items, self._fingerprint, self._chosen)
         producer = self._ready()
         began = time.monotonic()
         try:

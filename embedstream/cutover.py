@@ -6,7 +6,8 @@
 What is live is what the alias stands for; before there is one, the topics and the group of the settings. The
 checks prove for every record before the live group's offsets that the other topic has its outcome: its group
 is as far, partition by partition, `verify` finds nothing missing, and what is a dead letter there only is
-counted. Two who switch the same alias at once: the last one's word holds, and each has proved its own.
+counted, as is what the documents topic had dropped before the replay began. Two who switch the same alias at
+once: the last one's word holds, and each has proved its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 from embedstream.aliases import Alias, read_aliases, write_alias
 from embedstream.cutover_checks import (
     Position,
+    expired_records,
     lost_documents,
     reach,
     refuse_late_start,
@@ -48,7 +50,7 @@ class Switched:
         name: Of the alias.
         alias: What it stands for.
         changed: Whether it stood for something else before.
-        lost: Records that have embeddings in the topic before and are dead letters of this one.
+        lost: Records that have embeddings in the topic before, and here are dead letters or unknown.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Switched:
             f" fingerprint {alias.model_fingerprint}"
         )
         if self.lost:
-            yield f"{self.lost:,} records that had embeddings are dead letters there"
+            yield f"{self.lost:,} records that had embeddings have none there"
         if self.changed and alias.previous is not None:
             yield (
                 f"{alias.previous.topic} is as it was: as long as the daemons of {alias.previous.group} run,"
@@ -85,7 +87,7 @@ def cut_over(
         settings: `kafka` and `consumer.group` say what is live where there is no alias yet.
         name: Of the alias.
         to: The embeddings topic.
-        accept_lost: So many records may be dead letters there and embeddings in the live topic.
+        accept_lost: So many records may have embeddings in the live topic and none there.
         wait_seconds: How long the other group may take to reach where the live one is now.
 
     Raises:
@@ -110,21 +112,17 @@ def cut_over(
             "name the one that the live daemons use with --group",
         )
     reached = reach(admin, target, wanted, wait_seconds)
-    fingerprint = target.fingerprint(range(inputs))
-    lost = 0
+    fingerprint, lost = target.fingerprint(range(inputs)), 0
     if target != live:
         refuse_late_start(admin, target, reached)
         _log.info("verifying", topic=to, group=target.group)
         refuse_unverified(settings, target)
-        lost = lost_documents(admin, live, target, wanted)
-        if lost > accept_lost:
-            raise FindingError(
-                f"{lost:,} records that have embeddings in {live.kafka.embeddings_topic} are dead letters of"
-                f" {to}",
-                "`embedstream dlq list --dead-letters-topic"
-                f" {target.kafka.dead_letters_topic}` says why, `dlq retry` sends them once more;"
-                f" --accept-lost {lost} does without them",
-            )
+        # Of a group that was empty for long the broker forgets that too.
+        own = current.model_fingerprint if current else live.fingerprint(range(inputs))
+        lost = lost_documents(admin, live, own, target, fingerprint, wanted)
+        expired = expired_records(admin, live, target)
+        _refuse_lost(live, target, lost, expired, accept_lost)
+        lost += expired
     previous = current if current is not None or target == live else _alias(admin, live, wanted)
     alias = _alias(admin, target, reached, fingerprint, previous)
     write_alias(settings.kafka, name, alias)
@@ -162,6 +160,24 @@ def roll_back(settings: Settings, name: str, *, wait_seconds: float = WAIT_SECON
     )
     write_alias(settings.kafka, name, alias)
     return Switched(name, alias)
+
+
+def _refuse_lost(live: Position, target: Position, lost: int, expired: int, accepted: int) -> None:
+    if lost + expired <= accepted:
+        return
+    topic, to = live.kafka.embeddings_topic, target.kafka.embeddings_topic
+    accept = f"--accept-lost {lost + expired} does without them"
+    if expired:
+        raise FindingError(
+            f"{expired:,} records with output in {topic} are missing in {to}: {target.kafka.documents_topic}"
+            " has dropped them",
+            f"produce them again, into a topic that keeps everything (`embedstream topics check`); {accept}",
+        )
+    raise FindingError(
+        f"{lost:,} records that have embeddings in {topic} are dead letters of {to}",
+        f"`embedstream dlq list --dead-letters-topic {target.kafka.dead_letters_topic}` says why, `dlq retry`"
+        f" sends them once more; {accept}",
+    )
 
 
 def _current(settings: Settings, name: str) -> Alias | None:

@@ -20,7 +20,14 @@ from embedstream.topic_reader import message_headers, read_partition
 from embedstream.verify import verify
 from schemas.dead_letter import DeadLetter
 
-__all__ = ["Position", "lost_documents", "reach", "refuse_late_start", "refuse_unverified"]
+__all__ = [
+    "Position",
+    "expired_records",
+    "lost_documents",
+    "reach",
+    "refuse_late_start",
+    "refuse_unverified",
+]
 
 _LOOK_SECONDS = 0.2
 _NAMED = 5
@@ -159,7 +166,14 @@ def refuse_unverified(settings: Settings, target: Position) -> None:
         )
 
 
-def lost_documents(admin: AdminClient, live: Position, target: Position, wanted: Mapping[int, int]) -> int:
+def lost_documents(
+    admin: AdminClient,
+    live: Position,
+    live_fingerprint: str,
+    target: Position,
+    fingerprint: str,
+    wanted: Mapping[int, int],
+) -> int:
     """Count the records that have embeddings in the live topic and are dead letters of the target.
 
     What was sent back since does not count: the record that it became has an outcome of its own.
@@ -167,23 +181,43 @@ def lost_documents(admin: AdminClient, live: Position, target: Position, wanted:
     Args:
         admin: Of the cluster.
         live: What readers use now.
+        live_fingerprint: Of its model.
         target: What they shall use.
+        fingerprint: Of that one's model.
         wanted: Of each partition, the offset up to which the live topic counts.
     """
-    dead = {each for each in _dead(admin, target) if each[1] < wanted.get(each[0], 0)}
+    dead = {each for each in _dead(admin, target, fingerprint) if each[1] < wanted.get(each[0], 0)}
     if not dead:
         return 0
-    dead -= _dead(admin, live)
+    dead -= _dead(admin, live, live_fingerprint)
     marks = read_marks(target.kafka)
     topic = target.kafka.documents_topic
     return sum(f"{topic}/{partition}/{offset}" not in marks for partition, offset in dead)
 
 
-def _dead(admin: AdminClient, of: Position) -> set[tuple[int, int]]:
-    """The partitions and offsets of the input records whose dead letters are of a group's model."""
+def expired_records(admin: AdminClient, live: Position, target: Position) -> int:
+    """Count the offsets that only the live topic has output of, because the documents topic has dropped them.
+
+    A replay begins with what that still holds, so it can't know of them.
+
+    Raises:
+        ServiceUnavailableError: No broker answers.
+        TryAgainError: A transaction stayed open.
+    """
+    topic = target.kafka.documents_topic
+    inputs = topic_partitions(admin, topic, "kafka.documents_topic")
+    starts = start_offsets(admin, topic, range(inputs))
+    if not any(starts.values()):
+        return 0
+    before, after = (first_sources(admin, each.kafka, inputs) for each in (live, target))
+    return sum(
+        max(0, min(after.get(each, starts[each]), starts[each]) - first) for each, first in before.items()
+    )
+
+
+def _dead(admin: AdminClient, of: Position, fingerprint: str) -> set[tuple[int, int]]:
+    """The partitions and offsets of the input records whose dead letters are of a model."""
     kafka = of.kafka
-    partitions = range(topic_partitions(admin, kafka.documents_topic, "kafka.documents_topic"))
-    fingerprint = of.fingerprint(partitions)
     found: set[tuple[int, int]] = set()
     for partition in range(topic_partitions(admin, kafka.dead_letters_topic, "kafka.dead_letters_topic")):
         with closing(records_of(admin, kafka, kafka.dead_letters_topic, partition)) as messages:

@@ -191,7 +191,12 @@ def export(settings: Settings, to: str, options: Options) -> Exported:
 
 def _target(settings: Settings, to: str, options: Options) -> Target:
     if "://" in to:
-        return QdrantTarget(to, settings.export.qdrant_api_key, options.precision)
+        return QdrantTarget(
+            to,
+            settings.export.qdrant_api_key,
+            options.precision,
+            allow_plaintext=settings.kafka.allow_plaintext,
+        )
     return ParquetTarget(Path(to).expanduser(), options.rows_per_file)
 
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from embedstream.errors import ConfigError, FindingError, ServiceUnavailableError, UsageError
 from embedstream.export_manifest import Manifest
+from embedstream.kafka_security import is_public
 from embedstream.logs import get_logger
 from embedstream.parquet_files import MANIFEST, Precision
 from embedstream.snapshot import SnapshotReader
@@ -48,31 +49,42 @@ class QdrantTarget:
 
     rows_per_file = 0
 
-    def __init__(self, url: str, api_key: str | None, precision: Precision) -> None:
+    def __init__(
+        self, url: str, api_key: str | None, precision: Precision, *, allow_plaintext: bool = False
+    ) -> None:
         """Take the address apart and make the client; nothing is connected yet.
 
         Raises:
             UsageError: The address is none.
-            ConfigError: qdrant-client is not installed, or the local folder can't be used.
+            ConfigError: qdrant-client is not installed, the local folder can't be used, or a server on the
+                internet would be spoken to without TLS.
         """
         self._url = url
         self._precision = precision
-        self._client, self._collection = _connect(url, api_key)
+        self._client, self._collection = _connect(url, api_key, allow_plaintext=allow_plaintext)
         self.state = Path(f"{self._collection}.qdrant-export").absolute()
 
     def check(self, begun: Manifest | None) -> None:
         """See that the collection is empty, or that its points are of this export.
 
         Raises:
-            UsageError: It holds points, and nothing tells of an export into it.
+            UsageError: It holds points, and nothing tells of an export into it; or it lacks some that were
+                written.
             ServiceUnavailableError: No Qdrant answers.
         """
         with _explained(self._url):
-            if begun is None and self._count():
-                raise UsageError(
-                    f"--to {self._url} holds points, and {self.state} tells of no export into it",
-                    "name another collection, or go on from the directory where the export was begun",
-                )
+            held = self._count()
+        if begun is None and held:
+            raise UsageError(
+                f"--to {self._url} holds points, and {self.state} tells of no export into it",
+                "name another collection, or go on from the directory where the export was begun",
+            )
+        if begun is not None and held < begun.rows:
+            raise UsageError(
+                f"--to {self._url} holds {held:,} points, and by {self.state} {begun.rows:,} were written:"
+                " that was another Qdrant, or they are gone",
+                "remove that folder, and export anew",
+            )
 
     def write(self, reader: SnapshotReader, manifest: Manifest) -> Manifest:
         """Write points, saving the manifest after each request.
@@ -128,7 +140,7 @@ class QdrantTarget:
         self._client.create_collection(self._collection, vectors_config=params)
 
 
-def _connect(url: str, api_key: str | None) -> tuple[QdrantClient, str]:
+def _connect(url: str, api_key: str | None, *, allow_plaintext: bool) -> tuple[QdrantClient, str]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -139,6 +151,11 @@ def _connect(url: str, api_key: str | None) -> tuple[QdrantClient, str]:
         raise UsageError(
             f"--to {url} is no place to export to",
             "write a path, qdrant://HOST:PORT/COLLECTION or qdrant:///FOLDER/COLLECTION",
+        )
+    if host and parts.scheme == "qdrant" and not allow_plaintext and is_public(host):
+        raise ConfigError(
+            f"--to {url} is public, and qdrant:// is without TLS",
+            "write qdrants://, or --allow-plaintext if something else encrypts the way there",
         )
     try:
         from qdrant_client import QdrantClient

@@ -1,4 +1,4 @@
-"""Which brokers may be spoken to in plain, and what it means when a broker refuses a client."""
+"""Which servers may be spoken to in plain, and what it means when a broker refuses a client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError
 
 from embedstream.errors import ConfigError
 
-__all__ = ["Refusals", "broker_addresses", "refuse_plaintext"]
+__all__ = ["Refusals", "broker_addresses", "is_public", "refuse_plaintext"]
 
 # A refusal that is older says nothing about the call that failed now.
 RECENT_SECONDS = 30.0
@@ -38,7 +38,7 @@ def refuse_plaintext(servers: str, client: Mapping[str, str], what: str = "kafka
     if protocol in ("ssl", "sasl_ssl"):
         return
     for server, host, _ in broker_addresses(servers):
-        if any(address.is_global for address in _addresses(host)):
+        if is_public(host):
             raise ConfigError(
                 f"{what} {server} is public, and security.protocol is {protocol}",
                 'set "security.protocol" = "SASL_SSL" in [kafka.client], or --allow-plaintext if something'
@@ -55,6 +55,11 @@ def broker_addresses(servers: str) -> Iterator[tuple[str, str, int]]:
         if ":" in rest.rpartition("]")[2]:
             host, _, port = rest.rpartition(":")
         yield server, host.strip("[]"), int(port) if port.isdigit() else 9092
+
+
+def is_public(host: str) -> bool:
+    """Whether a name or address has an address on the internet; one that can't be resolved has none."""
+    return any(address.is_global for address in _addresses(host))
 
 
 class Refusals:

@@ -6,8 +6,9 @@
 Each record goes out in one transaction with a mark in the compacted topic `embedstream.retries`: the key is
 the position of the input record that failed (TOPIC/PARTITION/OFFSET), the value a JSON object with the dead
 letter's position, the attempts so far and the time. What has a mark is not sent again. All retries of a
-dead-letters topic share one transactional id: one that starts ends what the one before had open, reads the
-marks after that, and the one before can't commit any more. So no record is sent twice.
+cluster share one transactional id, whichever dead letters they read, for a record may have failed in a replay
+too: one that starts ends what the one before had open, reads the marks after that, and the one before can't
+commit any more. So no record is sent twice.
 
 The headers of a record that was sent back: `retry.of`, the position of the input record that failed, and
 `attempts`. It goes to the partition that it came from, whatever the partitions are now, so that offsets still
@@ -45,6 +46,7 @@ from embedstream.topics import make_compacted_topic
 __all__ = ["RETRIES_TOPIC", "Retried", "read_marks", "retry"]
 
 RETRIES_TOPIC = "embedstream.retries"
+TRANSACTIONAL_ID = "embedstream-retry"
 
 _BATCH_RECORDS = 500
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -147,10 +149,10 @@ class _Transactions:
     """Sends batches of dead letters back, each in a transaction with its marks."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
-        """Take over from any retry of the same dead-letters topic, whose open transaction ends."""
+        """Take over from any other retry, whose open transaction ends."""
         self._producer: Producer = make_producer(
             kafka,
-            transactional_id=f"embedstream-retry-{kafka.dead_letters_topic}",
+            transactional_id=TRANSACTIONAL_ID,
             # A dead letter may be as large as its topic takes; the broker refuses what it does not take.
             message_max_bytes=64 * 1024 * 1024,
         )
@@ -226,7 +228,7 @@ class _Transactions:
 
 
 def _fenced() -> FencedError:
-    return FencedError("another `dlq retry` took over", "wait for its end: what this one left, it sends")
+    return FencedError("another `dlq retry` took over", "run this one again when that has ended")
 
 
 def _to_send(letters: Iterator[Letter], marks: set[str], done: Retried) -> Iterator[Letter]:
@@ -238,7 +240,8 @@ def _to_send(letters: Iterator[Letter], marks: set[str], done: Retried) -> Itera
         of = position(each.letter.source)
         if of in marks:
             done.already += 1
-        elif each.omitted_bytes is not None:
+        elif each.value is None:
+            # Left out for its size. Sent back as it is here, it would delete the document.
             done.omitted += 1
             if len(done.omitted_at) < _LISTED:
                 done.omitted_at.append(of)
@@ -270,14 +273,17 @@ def _check_sources(admin: AdminClient, letters: Iterator[Letter], marks: set[str
     needed: dict[str, int] = {}
     counts: Counter[str] = Counter()
     for each in letters:
-        if each.letter is None or each.omitted_bytes is not None or position(each.letter.source) in marks:
+        if each.letter is None or each.value is None or position(each.letter.source) in marks:
             continue
         source = each.letter.source
         counts[source.topic] += 1
         needed[source.topic] = max(needed.get(source.topic, 0), source.partition + 1)
     for topic, partitions in sorted(needed.items()):
         there = topic_partitions(
-            admin, topic, f"nothing was sent back: the topic that {counts[topic]:,} dead letters came from,"
+            admin,
+            topic,
+            f"nothing was sent back: the topic that {counts[topic]:,} dead letters came from,",
+            "make it again, or leave them out with --reason or --since",
         )
         if there < partitions:
             raise ConfigError(

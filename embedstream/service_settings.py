@@ -45,13 +45,14 @@ class CacheSettings(Section):
     `url` is `redis://` or `rediss://`; `ttl` is how long a vector is kept: seconds, or 12h, 7d and the like.
     `dtype` is how it is kept: fp16 takes half the memory, and rounds every vector to it before delivery, by
     less than a thousandth of each number, so that what is found and what is computed stay the same.
-    `timeout_seconds` is what the encoder waits for an answer at most.
+    `timeout_seconds` is what the encoder waits for an answer at most: for the vectors of a window, which may
+    be tens of megabytes.
     """
 
     url: NonEmpty | None = None
     ttl: Annotated[int, BeforeValidator(_seconds), Field(ge=1, le=10 * 365 * 86_400)] = 7 * 86_400
     dtype: Literal["fp32", "fp16"] = "fp32"
-    timeout_seconds: Annotated[float, Field(gt=0, le=10)] = 0.1
+    timeout_seconds: Annotated[float, Field(gt=0, le=10)] = 0.5
 
     @field_validator("url")
     @classmethod

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from embedstream.cutover import Switched, cut_over
 from embedstream.offsets import committed_offsets
 from embedstream.replay_names import dead_letters_of, group_of
 from embedstream.settings import Settings
 from tests.cli import run_cli
+from tests.consuming import documents, send
+from tests.daemons import Daemon, Daemons
 from tests.kafka import Topics, read_all
 from tests.oracle import Outcome, check_exactly_once, decode
 
@@ -16,12 +19,16 @@ __all__ = [
     "SECOND",
     "alias_of",
     "embeddings_of",
+    "live",
     "offsets_of",
     "outcome_of_replay",
     "output_of",
+    "refusal",
     "replay_verified",
     "replayed",
     "settings_of",
+    "sources_of",
+    "switch",
 ]
 
 SECOND: dict[str, Any] = {"fingerprint": "second", "dim": 12}
@@ -79,3 +86,26 @@ def embeddings_of(topics: Topics) -> list[dict[str, Any]]:
     """All embeddings of a topic."""
     values = [each.value() for each in read_all(topics.bootstrap, topics.embeddings)]
     return [decode("embedding", value) for value in values if value is not None]
+
+
+def live(topics: Topics, daemons: Daemons, count: int = 30) -> None:
+    """Documents, and their embeddings by the live daemons."""
+    send(topics, documents(count))
+    assert daemons.start(topics, "--until-drained").wait() == 0
+
+
+def sources_of(topics: Topics) -> set[tuple[int, int]]:
+    """Partition and offset of every record that has embeddings."""
+    return {(each["source"]["partition"], each["source"]["offset"]) for each in embeddings_of(topics)}
+
+
+def switch(topics: Topics, **options: int) -> Switched:
+    """Cut the alias of the test over to the replay's topic, without waiting."""
+    return cut_over(settings_of(topics), alias_of(topics), output_of(topics), wait_seconds=0, **options)
+
+
+def refusal(daemon: Daemon, code: int) -> str:
+    """The one line with which a daemon ended with a code."""
+    assert daemon.wait() == code, daemon.log
+    assert "Traceback" not in daemon.log
+    return daemon.last_line

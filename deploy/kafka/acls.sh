@@ -60,4 +60,4 @@ allow "$OPERATOR" --topic embedstream.retries Write
 allow "$OPERATOR" --topic embedstream.aliases Write
 allow "$OPERATOR" --group "$GROUP" Read
 allow "$OPERATOR" --group "embedstream-reader" Read
-allow "$OPERATOR" "--resource-pattern-type prefixed --transactional-id" "embedstream-retry-" Write
+allow "$OPERATOR" --transactional-id "embedstream-retry" Write

@@ -31,7 +31,7 @@ def cutover(
         bool, typer.Option("--rollback", help="Go back to what the alias stood for before.")
     ] = False,
     accept_lost: Annotated[
-        int, typer.Option("--accept-lost", min=0, help="So many records may be dead letters there only.")
+        int, typer.Option("--accept-lost", min=0, help="So many records may lose their embeddings by it.")
     ] = 0,
     bootstrap_servers: Servers = None,
     documents_topic: Documents = None,

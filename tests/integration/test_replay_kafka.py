@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from embedstream.aliases import resolve_alias
 from embedstream.kafka import make_admin, make_consumer
@@ -62,9 +63,9 @@ def assigned(daemon: Daemon) -> bool:
     return any(each["partitions"] for each in daemon.events("partitions_assigned"))
 
 
-def cutover(topics: Topics) -> tuple[int, str]:
+def cutover(topics: Topics, *flags_of_its_own: str) -> tuple[int, str]:
     flags = (*topics.flags, "--group", topics.documents, "--alias", alias_of(topics))
-    done = run_cli("cutover", *flags, "--to", output_of(topics))
+    done = run_cli("cutover", *flags, "--to", output_of(topics), *flags_of_its_own)
     print(done.stdout, done.stderr)
     return done.returncode, (done.stdout + done.stderr).strip().splitlines()[-1]
 
@@ -160,3 +161,31 @@ def test_a_group_of_the_same_name_that_is_no_replay_is_refused(
     assert refused.wait() == 78, refused.log
     assert "belongs to a model with fingerprint hash" in refused.last_line
     assert "name another --output" in refused.last_line
+
+
+@pytest.mark.slow
+def test_what_the_documents_have_dropped_before_the_replay_began_is_missing_in_it(
+    kafka_broker: BrokerHandle, daemons: Daemons
+) -> None:
+    topics = make_topics(kafka_broker.bootstrap)
+    send(topics, documents(9))
+    assert daemons.start(topics, "--until-drained").wait() == 0
+    admin = make_admin(topics.kafka)
+
+    def drop(*before: int) -> None:
+        offsets = [TopicPartition(topics.documents, *each) for each in enumerate(before)]
+        for future in admin.delete_records(offsets).values():
+            future.result()
+
+    drop(2, 3)
+    assert daemons.replay(topics, output_of(topics), "--until-drained", **SECOND).wait() == 0
+    code, line = cutover(topics)
+    assert code == 1, line
+    assert "5 records with output in" in line
+    assert "--accept-lost 5 does without them" in line
+    # What is dropped once the replay has read it is in both.
+    drop(3, 3, 3)
+    _, line = cutover(topics)
+    assert "5 records with output in" in line
+    code, _ = cutover(topics, "--accept-lost", "5")
+    assert code == 0

@@ -249,7 +249,7 @@ NEEDED = [
     ("operator Read topic dead-letters", "dlq retry"),
     ("operator Write topic documents", "dlq retry"),
     ("operator Write topic embedstream.retries", "dlq retry"),
-    ("operator Write transactional-id embedstream-retry-", "dlq retry"),
+    ("operator Write transactional-id embedstream-retry", "dlq retry"),
     ("operator Read topic embedstream.retries", "dlq retry"),
 ]
 

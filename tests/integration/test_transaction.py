@@ -108,6 +108,7 @@ def a_delivery(
         topic=topics.documents,
         transactional_id=transactional_id,
         fingerprint="hash",
+        chosen={},
         timeout_seconds=timeout_seconds,
         stopping=lambda: False,
     )

@@ -141,6 +141,61 @@ def test_the_order_in_which_records_are_read_does_not_matter(rng: random.Random,
         assert chosen(newest, range(400)) == [20, 21, 110, 111, 220, 221]
 
 
+# Of a document: a record whose passages came (both, or the first only), a dead letter, or a deletion; under a
+# version, which has two segments if it is odd.
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["whole", "half", "dead", "dead unread", "deleted"]),
+        st.integers(1, 4),
+        st.integers(0, 1),
+    ),
+    max_size=12,
+)
+
+
+def chosen_by_the_rules(events: list[tuple[str, int, int]]) -> set[int]:
+    """What `schemas/README.md` says, word by word; the number of an event is its offset."""
+    for version in range(4, 0, -1):
+        segments = 1 + version % 2
+        of_version = [
+            (what, segment % segments, offset)
+            for offset, (what, its, segment) in enumerate(events)
+            if its == version
+        ]
+        there = {segment: offset for what, segment, offset in of_version if what == "whole"}
+        dead = {segment for what, segment, _ in of_version if what == "dead"}
+        unread = sum(what == "dead unread" for what, *_ in of_version)
+        if there and len(there.keys() | dead) + unread >= segments:
+            deletions = [(its, offset) for offset, (what, its, _) in enumerate(events) if what == "deleted"]
+            is_gone = any(each > (version, max(there.values())) for each in deletions)
+            return set() if is_gone else set(there.values())
+    return set()
+
+
+@given(EVENTS, st.integers(1, 5))
+def test_whatever_comes_in_whatever_order_the_rules_decide(
+    events: list[tuple[str, int, int]], save_every: int
+) -> None:
+    with NewestVersions() as newest:
+        for offset, (what, version, segment) in enumerate(events):
+            segments = 1 + version % 2
+            if what == "deleted":
+                newest.add_deletion("a", version, offset)
+            elif what.startswith("dead"):
+                known = segment % segments if what == "dead" else None
+                newest.add_dead_letter("a", version, known, (0, offset))
+            else:
+                for part in (0, 1) if what == "whole" else (0,):
+                    newest.add_passage(
+                        passage("a", version, offset, (segment % segments, segments), (part, 2))
+                    )
+            if offset % save_every == 0:
+                newest.save()
+        wanted = chosen_by_the_rules(events)
+        assert set(chosen(newest, range(12))) == wanted
+        assert newest.choose().passages == 2 * len(wanted)
+
+
 def test_what_was_saved_is_there_when_the_file_is_opened_again_and_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "newest.sqlite"
     with NewestVersions(file) as newest:
