@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from functools import wraps
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedstream.settings import Loaded, load_with_sources
+if TYPE_CHECKING:
+    # `--help` of every command imports this module: pydantic and what it brings would be half a second.
+    from embedstream.settings import Loaded
 
 __all__ = [
     "DeadLetters",
@@ -60,6 +62,7 @@ def load(context: typer.Context, **flags: object) -> Loaded:
     Where they name a schema registry, records are read with it from now on.
     """
     from embedstream.logs import configure
+    from embedstream.settings import load_with_sources
 
     configure()
     flags["kafka__allow_plaintext"] = context.meta.get(_ALLOW_PLAINTEXT)
