@@ -19,7 +19,7 @@ from producer.refusals import Refusal
 from producer.selection import ALL, BoundFinder, Selection, number_of
 from producer.sizes import sizes
 from producer.source import ReadingRules
-from producer.sources import MANY, is_known, kind_of
+from producer.sources import MANY, SOURCES, is_known, kind_of
 from producer.walk import Batch, check_paths, walk
 
 __all__ = ["Corpus", "open_corpus"]
@@ -68,7 +68,7 @@ def open_corpus(paths: Sequence[str | Path], settings: ProducerSettings) -> Corp
         ConfigError: A path lies in S3, and the extra or the credentials are missing.
         ServiceUnavailableError: S3 does not answer.
     """
-    check_paths(paths, is_known)
+    check_paths(paths, is_known, SOURCES)
     corpus = Corpus(tuple(map(str, paths)), ReadingRules(settings))
     if settings.sample is None and settings.limit is None:
         return corpus
