@@ -34,7 +34,6 @@ UNKNOWN_IDS = 10_000
 MESSAGE_CHARS = 300
 HIGHEST_ID = 2**31 - 1
 
-NOT_FOUND = 404
 # What a registry says, in its own code, of an id that it does not know; a wrong path is a plain 404.
 NO_SCHEMA = 40403
 NO_SUBJECT = 40401

@@ -52,7 +52,6 @@ _ALLOW_PLAINTEXT = "embedstream.allow_plaintext"
 class Exit(IntEnum):
     """Exit codes that no error type carries."""
 
-    DONE = 0
     FINDING = 1
 
 

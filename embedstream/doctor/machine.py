@@ -15,6 +15,7 @@ from embedstream import __version__
 from embedstream.doctor.finding import Finding, failed, from_error, ok, skipped, warning
 from embedstream.errors import EmbedstreamError
 from embedstream.settings import EncoderSettings, Settings
+from embedstream.state_folder import state_folder
 
 __all__ = ["LEAST_FREE_BYTES", "look"]
 
@@ -98,10 +99,8 @@ def _clock() -> Finding:
 
 def _disks() -> Iterator[Finding]:
     """Where ledgers and models go."""
-    home = Path.home()
-    state = Path(os.environ.get("XDG_STATE_HOME") or home / ".local" / "state")
-    cache = Path(os.environ.get("HF_HOME") or home / ".cache")
-    for name, folder, variable in (("state", state, "XDG_STATE_HOME"), ("cache", cache, "HF_HOME")):
+    cache = Path(os.environ.get("HF_HOME") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for name, folder, variable in (("state", state_folder(), "XDG_STATE_HOME"), ("cache", cache, "HF_HOME")):
         check = f"disk ({name})"
         nearest = next(each for each in (folder, *folder.parents) if each.exists())
         if not os.access(nearest, os.W_OK):
