@@ -93,7 +93,7 @@ def _of_file(path: Path) -> Iterator[Row]:
             name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
             if not isinstance(node, ast.Call) or name not in CLASSES or not node.args:
                 continue
-            text, mend = (*node.args, None)[:2]
+            text, mend = node.args[0], node.args[1] if len(node.args) > 1 else None
             yield Row(
                 CLASSES[name].exit_code,
                 name,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from embedstream.doctor.api_versions import Listener, lacking
 from embedstream.doctor.finding import Finding, failed, from_error, ok, skipped, warning
@@ -154,7 +154,10 @@ def _clock(admin: AdminClient, topic: str, partitions: list[int]) -> Finding:
         return skipped(check, "needs the documents topic")
     try:
         asked = admin.list_offsets(
-            {TopicPartition(topic, each): OffsetSpec.max_timestamp() for each in partitions},
+            {
+                TopicPartition(topic, each): OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
+                for each in partitions
+            },
             request_timeout=TIMEOUT_SECONDS,
         )
         newest = max(future.result().timestamp for future in asked.values())

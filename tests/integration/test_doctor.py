@@ -72,7 +72,7 @@ def test_a_topic_that_loses_records_is_78(well: Topics) -> None:
     new = NewTopic(name, num_partitions=3, replication_factor=1, config={"cleanup.policy": "compact"})
     admin.create_topics([new])[name].result()
     kafka = well.kafka.model_copy(update={"documents_topic": name})
-    diagnosis = examine(Settings(kafka=kafka, encoder={"model": MODEL}))  # type: ignore[arg-type]
+    diagnosis = examine(Settings(kafka=kafka, encoder={"model": MODEL}))
     assert diagnosis.exit_code == 78
     told = [each for each in diagnosis.findings if each.check == "topics" and each.state is State.FAILED]
     assert any("compacted" in each.message and "kafka-configs.sh" in each.mend for each in told)

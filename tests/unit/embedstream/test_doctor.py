@@ -92,7 +92,7 @@ def test_rights_are_told_by_role(rights: Mapping[str, frozenset[str]], state: St
 
 
 def machine(check: str, **encoder: object) -> Finding:
-    (found,) = [each for each in look_at_machine(Settings(encoder=encoder)) if each.check == check]  # type: ignore[arg-type]
+    (found,) = [each for each in look_at_machine(Settings(encoder=encoder)) if each.check == check]
     return found
 
 
