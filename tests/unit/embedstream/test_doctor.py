@@ -122,3 +122,12 @@ def test_little_room_on_the_disk_is_a_warning(monkeypatch: pytest.MonkeyPatch) -
     found = machine("disk (cache)")
     assert found.state is State.WARNING
     assert "HF_HOME" in found.mend
+
+
+def test_without_torch_a_machine_can_produce_and_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    found = {each.check: each for each in look_at_machine(Settings())}
+    assert found["torch"].state is State.WARNING
+    assert "embedstream[consumer]" in found["torch"].mend
+    assert found["device"].state is found["model"].state is State.SKIPPED
+    assert max(each.exit_code for each in found.values()) == 0
