@@ -76,6 +76,8 @@ def load(context: typer.Context, **flags: object) -> Loaded:
 def allows_plaintext(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command with `--allow-plaintext`, if it takes `--bootstrap-servers`; `load` heeds it."""
     signature = inspect.signature(command, eval_str=True)
+    # Evaluated once, and not again each of the four times that typer looks at a command.
+    command.__annotations__ = {each.name: each.annotation for each in signature.parameters.values()}
     if "bootstrap_servers" not in signature.parameters:
         return command
 
