@@ -15,7 +15,7 @@ help:
 	@echo 'make bench     the figures of the README: the wire format, and Kafka to Kafka on Apache Kafka'
 	@echo 'make coverage  the lines that the quick tests run, processes that they start included'
 	@echo 'make lint      ruff and mypy'
-	@echo 'make format    let ruff format and mend what it can'
+	@echo 'make format    let ruff format and mend what it can, and make docs/errors.md anew'
 	@echo 'make venv      the environment alone'
 	@echo 'make clean     remove .venv, build products and caches'
 
@@ -58,6 +58,7 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m tests.error_table
 
 venv: $(INSTALLED)
 
