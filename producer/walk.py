@@ -72,7 +72,9 @@ class Batch(NamedTuple):
     files: list[FoundFile]
 
 
-def check_paths(paths: Sequence[str | Path], is_known: Callable[[str], bool], kinds: Iterable[str]) -> None:
+def check_paths(
+    paths: Sequence[str | Path], is_known: Callable[[str], bool], kinds: Iterable[str] = ()
+) -> None:
     """Look at what was named on the command line, before anything is read.
 
     Args:
@@ -104,7 +106,7 @@ def check_paths(paths: Sequence[str | Path], is_known: Callable[[str], bool], ki
         if not is_known(path.name):
             raise UsageError(
                 f"{told} is of no known kind",
-                f"name a file that ends in {', '.join(kinds)}; all but .parquet may be packed (.gz, .zst)",
+                f"name a folder, or a file that ends in {', '.join(kinds) or 'a known suffix'}",
             )
 
 
