@@ -47,6 +47,9 @@ CASES: list[tuple[list[str], int, str]] = [
     (["cutover"], 2, "give either --to TOPIC or --rollback"),
     (["estimate", ".", "--prices", "no.json"], 78, "--prices no.json is not JSON"),
     (["estimate", ".", "--price", "1"], 2, "--price without --gpu: name the GPU that it is the price of"),
+    (["consume", "--precision", "fp8"], 78, "encoder.precision = 'fp8' (from --precision)"),
+    (["consume", "--delivery", "maybe"], 78, "consumer.delivery = 'maybe' (from --delivery)"),
+    (["--config", "absent.toml", "consume"], 78, "absent.toml can't be read"),
     (["--config", "wrong.toml", "config", "show"], 78, "wrong.toml is not TOML"),
     (["--config", "client.toml", "topics", "check"], 78, "correct or remove the property"),
 ]
