@@ -87,6 +87,14 @@ def test_a_rate_near_zero_closes_a_window_with_each_token() -> None:
     assert builder.add(a_document(lengths=(1,)), 0.0) is not None
 
 
+def test_a_window_closes_at_its_limits_exactly() -> None:
+    size = a_refusal(value=b"x").input.size
+    assert a_builder(size=size).add(a_refusal(value=b"x"), 0.0) is not None
+    builder = a_builder(linger=0.25)
+    builder.add(a_document(), 10.0)
+    assert builder.idle(10.25) is not None
+
+
 def test_an_empty_window_never_closes() -> None:
     assert a_builder().idle(1e9) is None
 
