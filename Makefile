@@ -4,7 +4,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test test-all faults soak bench lint format venv clean
+.PHONY: help demo test test-all faults soak bench coverage lint format venv clean
 
 help:
 	@echo 'make demo      embed the Python language reference, end to end, and ask it two questions'
@@ -14,7 +14,8 @@ help:
 	@echo 'make soak      hundreds of such faults on three brokers'
 	@echo 'make bench     the figures of the README: encoders, what the pipeline costs, Kafka to Kafka, memory'
 	@echo 'make lint      ruff and mypy'
-	@echo 'make format    let ruff format and mend what it can'
+	@echo 'make coverage  the lines that the quick tests run, processes that they start included'
+	@echo 'make format    let ruff format and mend what it can, and make docs/errors.md anew'
 	@echo 'make venv      the environment alone'
 	@echo 'make clean     remove .venv, build products and caches'
 
@@ -42,6 +43,14 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.pipeline
 	$(BIN)/python -m tests.bench.backlog
 
+# MARKS='not gpu' counts all the tests.
+MARKS ?= not slow and not gpu and not faults
+coverage: $(INSTALLED)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest tests -m '$(MARKS)'
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --sort=miss --skip-covered --fail-under=90
+
 lint: $(INSTALLED)
 	$(BIN)/python -m deploy.grafana.generate --check
 	$(BIN)/ruff check .
@@ -51,6 +60,7 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m tests.error_table
 
 venv: $(INSTALLED)
 
@@ -76,5 +86,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,30 +24,24 @@ from confluent_kafka.admin import AdminClient
 from consumer.admission import admit
 from consumer.cache import VectorCache, connect
 from consumer.clients import REVOKE_SECONDS, make_delivery, make_poller
-from consumer.dead_letter_limit import DeadLetterLimit
-from consumer.deliver import Deliverer
 from consumer.drained import Drained
-from consumer.embed import Embedder
 from consumer.encoder import Encoder, ModelInfo
 from consumer.encoder_thread import EncoderThread
 from consumer.garbage import rare_collections
-from consumer.gpu import watch_gpu
 from consumer.liveness import Liveness
 from consumer.ownership import Ownership
 from consumer.poll import Poller
-from consumer.prepare import Preparer
 from consumer.queues import BoundedQueue
 from consumer.records import EmbeddedWindow, Polled, Window
 from consumer.reporting import Reporting
 from consumer.split import SPLITTER_VERSION
+from consumer.stages import make_deliverer, make_embedder, make_preparer
 from consumer.topics import Topics
 from consumer.unowned import Unowned, shares_of, watch
-from consumer.windows import WindowBuilder
 from embedstream.errors import EmbedstreamError, TryAgainError
 from embedstream.kafka import make_admin
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
-from embedstream.rate import RateLimit
 from embedstream.registry import record_header
 from embedstream.settings import Settings
 
@@ -65,8 +59,6 @@ DRAINED_CHECK_SECONDS = 0.5
 WRITE_DOWN_SECONDS = 6.0
 MAIN_LOOK_SECONDS = 0.2
 STOP_MEND = "start the daemon again: it is read again; consumer.stop_seconds gives it more time"
-# The first window, before a rate is known: enough batches to measure one.
-FIRST_BATCHES = 8
 # What the cache has for its last writes, once all is delivered.
 CACHE_SECONDS = 1.0
 
@@ -228,34 +220,11 @@ class Daemon:
         cache = None
         if self._redis is not None:
             cache = VectorCache(self._redis, self._settings.cache, encoder.info, self.metrics)
-        embedder = Embedder(
-            windows,
-            embedded,
-            encoder,
-            self.metrics,
-            stopping=self._is_ending,
-            moved=progressed,
-            cache=cache,
+        share = (self._settings, self.metrics, encoder)
+        embedder = make_embedder(
+            *share, (windows, embedded), cache, stopping=self._is_ending, moved=progressed
         )
-        watch_gpu(
-            self.metrics,
-            encoder.info,
-            self._settings.encoder,
-            embedder.tokens_per_second,
-            embedder.passage_tokens,
-        )
-        preparer = Preparer(
-            inputs,
-            windows,
-            self._make_builder(encoder),
-            encoder.splitter,
-            self.metrics,
-            tokens_per_second=embedder.tokens_per_second,
-            encoder_is_idle=embedder.is_idle,
-            moved=progressed,
-            limit=RateLimit(settings.rate),
-            cache=cache,
-        )
+        preparer = make_preparer(*share, (inputs, windows), embedder, cache, moved=progressed)
         delivery = make_delivery(
             self._settings,
             poller,
@@ -265,18 +234,8 @@ class Daemon:
             chosen,
             stopping=self._is_ending,
         )
-        deliverer = Deliverer(
-            embedded,
-            delivery,
-            ownership,
-            DeadLetterLimit(settings.max_dead_letter_ratio, settings.dead_letter_span),
-            topics.confirm,
-            encoder.info,
-            self.metrics,
-            store_text=settings.store_text,
-            fenced=poller.is_fenced,
-            giving_up=self._is_late,
-            moved=progressed,
+        deliverer = make_deliverer(
+            *share, embedded, delivery, ownership, topics, poller, giving_up=self._is_late, moved=progressed
         )
         poller.more_encoded = lambda: deliverer.has_work and self._failure is None
         delivery.prepare()
@@ -288,10 +247,7 @@ class Daemon:
             encoder_thread.work(embedder.run),
             self._start("deliver", deliverer.run),
         ]
-        if drained is not None:
-            self._start("drained", lambda: self._watch(drained))
-        if settings.group_protocol == "classic" and settings.delivery == "exactly-once":
-            self._start("unowned", partial(self._watch_unowned, poller, topics))
+        self._start_watching(drained, poller, topics)
 
         def idle() -> bool:
             return embedder.is_idle() and not (len(inputs) or preparer.is_busy or deliverer.has_work)
@@ -335,14 +291,12 @@ class Daemon:
             self._fail(error)
         inputs.close(discard=True)
 
-    def _make_builder(self, encoder: Encoder) -> WindowBuilder:
+    def _start_watching(self, drained: Drained | None, poller: Poller, topics: Topics) -> None:
+        if drained is not None:
+            self._start("drained", lambda: self._watch(drained))
         settings = self._settings.consumer
-        return WindowBuilder(
-            seconds=settings.window_seconds,
-            size=settings.window_bytes,
-            linger=settings.linger_seconds,
-            first_tokens=FIRST_BATCHES * encoder.token_budget,
-        )
+        if settings.group_protocol == "classic" and settings.delivery == "exactly-once":
+            self._start("unowned", partial(self._watch_unowned, poller, topics))
 
     def _watch(self, drained: Drained) -> None:
         while not self.ending.wait(DRAINED_CHECK_SECONDS):

@@ -197,7 +197,7 @@ class Deliverer:
                 return self._layout()
             except ServiceUnavailableError as error:
                 if self._giving_up():
-                    raise TryAgainError(f"a window could not be delivered any more ({error})") from None
+                    raise _late(error) from None
                 if not waited:
                     _log.warning("waiting_for_topics", error=str(error))
             finally:
@@ -241,7 +241,7 @@ class Deliverer:
                 )
                 if self._giving_up():
                     # The stage ends here: the next window's offsets would cover this one's records.
-                    raise TryAgainError(f"a window could not be delivered any more ({error})") from None
+                    raise _late(error) from None
             finally:
                 self._moved()
                 self._ownership.close_transaction()
@@ -304,3 +304,9 @@ def _offsets(items: Sequence[ItemRecords]) -> dict[int, list[int]]:
 def _those_of(kept: Sequence[Item], items: Sequence[ItemRecords]) -> list[ItemRecords]:
     wanted = {id(item) for item in kept}
     return [each for each in items if id(each.item) in wanted]
+
+
+def _late(error: Exception) -> TryAgainError:
+    return TryAgainError(
+        f"a window could not be delivered any more ({error})", "start the daemon again: it is read again"
+    )

@@ -93,7 +93,10 @@ def _load(name: str, folder: Path, device: torch.device) -> SentenceTransformer:
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         )
     except Exception as error:  # whatever a folder of someone else's holds
-        raise ConfigError(f"encoder.model = {name} can't be loaded ({first_line(error)})") from None
+        raise ConfigError(
+            f"encoder.model = {name} can't be loaded ({first_line(error)})",
+            "fetch it anew with `embedstream model fetch`, or name another",
+        ) from None
     if not isinstance(model[0], Transformer) or not getattr(model[0].tokenizer, "is_fast", False):
         raise ConfigError(
             f"encoder.model = {name} is no text transformer with a fast tokenizer", "name another model"
@@ -106,7 +109,10 @@ def _window(transformer: Any, asked: int | None, name: str) -> int:
     limit = _positions(transformer.model)
     if asked is not None:
         if limit is not None and asked > limit:
-            raise ConfigError(f"encoder.max_tokens = {asked} is beyond the {limit} positions of {name}")
+            raise ConfigError(
+                f"encoder.max_tokens = {asked} is beyond the {limit} positions of {name}",
+                f"give at most {limit} (--max-tokens)",
+            )
         return asked
     own = transformer.document_length or transformer.max_seq_length
     known = [tokens for tokens in (own, limit) if tokens is not None and tokens < NO_LIMIT]
@@ -136,7 +142,10 @@ def _dim(model: SentenceTransformer, asked: int | None) -> int:
     full = int(model.get_embedding_dimension() or 0)
     wanted = asked or model.truncate_dim or full
     if wanted > full:
-        raise ConfigError(f"encoder.truncate_dim = {wanted} is more than the model's {full} dimensions")
+        raise ConfigError(
+            f"encoder.truncate_dim = {wanted} is more than the model's {full} dimensions",
+            f"give at most {full} (--truncate-dim)",
+        )
     return wanted
 
 

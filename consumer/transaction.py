@@ -26,6 +26,8 @@ from embedstream.logs import get_logger
 
 __all__ = ["PENDING_TIMEOUTS", "TransactionalDelivery"]
 
+INSTANCE_MEND = "give every daemon a consumer.instance_id of its own (--instance-id)"
+
 # One call of the transaction API; a call that timed out is repeated, never replaced by another.
 CALL_SECONDS = 5.0
 METADATA_SECONDS = 30.0
@@ -195,7 +197,7 @@ class TransactionalDelivery:
         if error.code() in FENCES and time.monotonic() - began < self._timeout:
             raise FencedError(
                 f"another daemon took over this instance id ({describe_error(error)})",
-                "give every daemon a consumer.instance_id of its own (--instance-id)",
+                INSTANCE_MEND,
             )
         raise _Broken(describe_error(error))
 
@@ -240,7 +242,7 @@ class TransactionalDelivery:
             except KafkaException as exception:
                 error: KafkaError = exception.args[0]
                 if error.code() == KafkaError._FENCED:
-                    raise FencedError("another daemon took over this instance id") from None
+                    raise FencedError("another daemon took over this instance id", INSTANCE_MEND) from None
                 if error.code() in (
                     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
                     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -255,7 +257,9 @@ class TransactionalDelivery:
                 if error.fatal():
                     producer = self._make_producer()
                 if self._stopping():
-                    raise TryAgainError(f"no transaction could begin ({describe_error(error)})") from None
+                    raise TryAgainError(
+                        f"no transaction could begin ({describe_error(error)})", "start the daemon again"
+                    ) from None
                 if time.monotonic() - began > give_up_after:
                     raise ServiceUnavailableError(
                         f"the broker has given no transactions for {give_up_after:g} s"

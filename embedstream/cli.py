@@ -17,9 +17,11 @@ from embedstream.commands import (
     cutover,
     demo,
     dlq,
+    doctor,
     estimate,
     export,
     fleet,
+    init,
     model,
     pod,
     produce,
@@ -49,6 +51,8 @@ app.command()(cutover.cutover)
 app.command()(status.status)
 app.command()(verify.verify)
 app.command()(demo.demo)
+app.command()(init.init)
+app.command()(doctor.doctor)
 app.command()(broker.broker)
 app.command()(bench.bench)
 app.add_typer(topics.app, name="topics")

@@ -179,7 +179,10 @@ def _consume(settings: Settings, folder: Path, documents: int, console: Console)
         _end(process)
     if process.returncode != 0:
         last = log.read_text(errors="replace").strip().rpartition("\n")[2]
-        raise FindingError(f"the consumer ended with {process.returncode} ({last})")
+        raise FindingError(
+            f"the consumer ended with {process.returncode} ({last})",
+            "`embedstream doctor` says what it lacks",
+        )
     return time.monotonic() - started
 
 

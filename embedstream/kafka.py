@@ -189,7 +189,9 @@ def explain(exception: KafkaException) -> EmbedstreamError:
             f"the broker does not allow this user {denied} ({describe_error(error)})",
             "give it the ACLs of its role (deploy/kafka/acls.sh lists them)",
         )
-    return ServiceUnavailableError(f"Kafka: {describe_error(error)}")
+    return ServiceUnavailableError(
+        f"Kafka: {describe_error(error)}", "try again; look at the brokers' logs if it stays"
+    )
 
 
 def _denied(error: KafkaError) -> str | None:

@@ -22,7 +22,7 @@ from schemas.wire import use_registry
 if TYPE_CHECKING:
     from confluent_kafka.schema_registry import SchemaRegistryClient
 
-__all__ = ["read_ids", "record_header"]
+__all__ = ["has_schema", "read_ids", "record_header"]
 
 # A registry that is started again answers within that; the client waits longer after each attempt.
 RETRIES = 4
@@ -34,9 +34,9 @@ UNKNOWN_IDS = 10_000
 MESSAGE_CHARS = 300
 HIGHEST_ID = 2**31 - 1
 
-NOT_FOUND = 404
 # What a registry says, in its own code, of an id that it does not know; a wrong path is a plain 404.
 NO_SCHEMA = 40403
+NO_SUBJECT = 40401
 REFUSED = (409, 422)
 NOT_ALLOWED = (401, 403)
 TOO_MANY, SERVER_ERROR = 429, 500
@@ -74,6 +74,27 @@ def read_ids(settings: SchemaRegistrySettings) -> None:
     registry can't be reached, or ConfigError, as `record_header` does.
     """
     use_registry(None if settings.url is None else _Lookup(settings))
+
+
+def has_schema(settings: SchemaRegistrySettings, subject: str) -> bool:
+    """Whether a schema is registered under a subject; nothing is changed.
+
+    Raises:
+        ServiceUnavailableError: The registry can't be reached.
+        ConfigError: It is none, refuses the credentials, or the extra is missing.
+    """
+    client = _client(settings)
+    from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+    try:
+        client.get_latest_version(subject)
+    except SchemaRegistryError as error:
+        if error.error_code == NO_SUBJECT:
+            return False
+        raise _explained(error, settings) from None
+    except Exception as error:
+        raise _explained(error, settings) from None
+    return True
 
 
 class _Lookup:

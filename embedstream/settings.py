@@ -377,7 +377,7 @@ def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigErro
     name = ".".join(str(part) for part in first["loc"])
     source = next((s for n, s in sources.items() if n == name or n.startswith(f"{name}.")), "default")
     if first["type"] == "extra_forbidden":
-        known = [".".join(path) for path, _ in _leaves(Settings().model_dump())]
+        known = [*Settings.model_fields, *(".".join(path) for path, _ in _leaves(Settings().model_dump()))]
         return ConfigError(f"{name} (from {source}) is no setting", _suggestion(name, known))
     value = first["input"]
     hidden = is_secret(name) or isinstance(value, dict)

@@ -21,7 +21,7 @@ from producer.refusals import Refusal, printable
 from producer.selection import ALL, BoundFinder, Selection, number_of
 from producer.sizes import sizes
 from producer.source import ReadingRules
-from producer.sources import MANY, is_known, kind_of
+from producer.sources import MANY, SOURCES, is_known, kind_of
 from producer.walk import Batch, check_paths, walk
 
 __all__ = ["Corpus", "open_corpus", "root_name"]
@@ -71,7 +71,7 @@ def open_corpus(paths: Sequence[str | Path], settings: ProducerSettings) -> Corp
         ConfigError: A path lies in S3, and the extra or the credentials are missing.
         ServiceUnavailableError: S3 does not answer.
     """
-    check_paths(paths, is_known)
+    check_paths(paths, is_known, SOURCES)
     # Not resolved: where a link leads to is another matter than where it lies.
     absolute = (path if s3.is_uri(path) else os.path.abspath(path) for path in map(str, paths))  # noqa: PTH100
     # One that is named twice is walked once: the ledger has one row for each file of a root.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from embedstream.errors import ConfigError
 from embedstream.kafka import explain, make_admin, topic_partitions
 from embedstream.offsets import end_offsets, start_offsets
 from embedstream.settings import Settings
+from embedstream.state_folder import state_folder
 from producer.ledger import Identity, Ledger, set_aside
 from producer.ledger_recovery import recover
 
@@ -113,14 +113,13 @@ def _path(setting: str, identity: Identity) -> Path:
     """Return where the ledger is: unless one is named, one for each topic in the user's folder for state."""
     if setting != "auto":
         return Path(setting)
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     # A topic that is made anew has another id, and gets another ledger.
     parts = (identity.topic, identity.cluster_id, identity.topic_id)
     name = "-".join(_as_name(part) for part in parts if part)
     if len(name) > _LONGEST_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:32]
         name = f"{name[: _LONGEST_NAME - len(digest)]}-{digest}"
-    return Path(state) / "embedstream" / f"{name}.ledger"
+    return state_folder() / "embedstream" / f"{name}.ledger"
 
 
 def _as_name(text: str) -> str:

@@ -22,7 +22,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -73,12 +73,15 @@ class Batch(NamedTuple):
     files: list[FoundFile]
 
 
-def check_paths(paths: Sequence[str | Path], is_known: Callable[[str], bool]) -> None:
+def check_paths(
+    paths: Sequence[str | Path], is_known: Callable[[str], bool], kinds: Iterable[str] = ()
+) -> None:
     """Look at what was named on the command line, before anything is read.
 
     Args:
         paths: Files, folders and `s3://` URIs.
         is_known: Whether there is a source for a file of this name.
+        kinds: Their suffixes, for the error.
 
     Raises:
         UsageError: Nothing is named, or a path is neither a folder nor a file of a known kind.
@@ -104,7 +107,7 @@ def check_paths(paths: Sequence[str | Path], is_known: Callable[[str], bool]) ->
         if not is_known(path.name):
             raise UsageError(
                 f"{told} is of no known kind",
-                "name .json, .jsonl, .ndjson, .md or .txt, also with .gz or .zst, or .parquet",
+                f"name a folder, or a file that ends in {', '.join(kinds) or 'a known suffix'}",
             )
 
 

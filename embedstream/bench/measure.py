@@ -99,7 +99,9 @@ def measure_encoding(encoder: Encoder, passages: Sequence[NDArray[np.int32]], se
         outcomes, stats = encode_passages(encoder, window, stop=lambda: False)
         failed = next((each for each in outcomes if isinstance(each, Failure)), None)
         if failed is not None:
-            raise TryAgainError(f"a passage of the sample can't be encoded ({failed.message})")
+            raise TryAgainError(
+                f"a passage of the sample can't be encoded ({failed.message})", "name another --sample"
+            )
         lengths += map(len, window)
         batches += len(stats.batches)
         computed += sum(batch.padded_tokens for batch in stats.batches)

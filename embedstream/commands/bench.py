@@ -40,7 +40,9 @@ def bench(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure this machine: tokens a second, share of its peak, Kafka to Kafka, and what a corpus costs.
+    """Measure this machine, and say what a corpus costs on it.
+
+    It tells tokens a second, the share of the machine's peak, and the speed from Kafka to Kafka.
 
     Example: embedstream bench --price-per-hour 0.5 --corpus-bytes 200e9
     """

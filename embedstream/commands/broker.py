@@ -19,7 +19,9 @@ def broker(
         Path | None, typer.Option("--data-dir", help="Where topics are kept (default: nowhere).")
     ] = None,
 ) -> None:
-    """Run the embedded broker, for trying things; it is no place for a real corpus.
+    """Run the embedded broker, for trying things.
+
+    It keeps everything in memory: it is no place for a real corpus.
 
     Example: embedstream broker --port 9092
     """

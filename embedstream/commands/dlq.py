@@ -8,11 +8,10 @@ import typer
 
 from embedstream.commands.common import DeadLetters, Json, Servers, load, report
 from embedstream.errors import UsageError
-from embedstream.settings import KafkaSettings
-from schemas.dead_letter import Reason
 
 if TYPE_CHECKING:
     from embedstream.dead_letters import Filter
+    from embedstream.settings import KafkaSettings
 
 __all__ = ["app"]
 
@@ -53,7 +52,7 @@ def show(
     dead_letters_topic: DeadLetters = None,
     as_json: Json = False,
 ) -> None:
-    """Show one dead letter: why, from where, and how the document begins.
+    """Show one dead letter: why, from where, and how the text begins.
 
     Example: embedstream dlq show 0/17
     """
@@ -73,7 +72,7 @@ def retry(
     since: Since = None,
     as_json: Json = False,
 ) -> None:
-    """Send what failed back to where it came from, once, to be embedded again.
+    """Send what failed back to be embedded again, each record once.
 
     Example: embedstream dlq retry --reason encode_failed
     """
@@ -91,6 +90,7 @@ def _settings(context: typer.Context, servers: str | None, dead_letters_topic: s
 
 def _filter(reason: str | None, since: str | None) -> Filter:
     from embedstream.dead_letters import Filter, parse_since
+    from schemas.dead_letter import Reason
 
     try:
         named = None if reason is None else Reason(reason)

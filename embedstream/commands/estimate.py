@@ -31,7 +31,9 @@ def estimate(
     exclude: Exclude = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a corpus will cost: tokens, passages, hours, dollars, disk; from a sample of it.
+    """Say what a corpus will cost, from a sample of it.
+
+    It tells tokens, passages, hours, dollars, disk and network.
 
     Example: embedstream estimate corpus/ --gpu "RTX 4090" --price 0.50 --pods 4
     """

@@ -31,7 +31,9 @@ def export(
     ] = "fp32",
     as_json: Json = False,
 ) -> None:
-    """Write the newest version of each document to Parquet or Qdrant; started again, it goes on.
+    """Write the newest version of each document to Parquet or Qdrant.
+
+    Started again, it goes on where it was.
 
     Example: embedstream export --to vectors/
     """

@@ -9,7 +9,6 @@ import typer
 
 from embedstream.commands.common import DeadLetters, Documents, Embeddings, Group, Json, Servers, load, report
 from embedstream.errors import BudgetUsedUpError, ConfigError, TryAgainError, UsageError
-from embedstream.settings import Loaded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from embedstream.fleet.fleet import Environment, Fleet
     from embedstream.fleet.plan import Candidate, Spec
     from embedstream.fleet.records import Cloud
+    from embedstream.settings import Loaded
 
 __all__ = ["app"]
 
@@ -64,7 +64,9 @@ def up(
     group: Group = None,
     as_json: Json = False,
 ) -> None:
-    """Rent pods until there are as many as asked for; run again, it rents what is missing.
+    """Rent pods until there are as many as asked for.
+
+    Run again, it rents what is missing.
 
     Example: embedstream fleet up --pods 4 --gpu "RTX 4090" --image me/embedstream --budget 50
     """
@@ -121,7 +123,9 @@ def scale(
     name: Name = None,
     as_json: Json = False,
 ) -> None:
-    """Change the number of pods; 0 lets every pod deliver and ends it, a number takes the job up again.
+    """Change the number of pods; 0 ends all, once they have delivered.
+
+    A number takes the job up again.
 
     Example: embedstream fleet scale 0
     """
@@ -182,7 +186,9 @@ def sd(
     once: Annotated[bool, typer.Option("--once", help="Print the list of targets and end.")] = False,
     name: Name = None,
 ) -> None:
-    """Tell Prometheus where the pods are (http_sd_configs), with the fleet's own metrics on /metrics.
+    """Tell Prometheus where the pods are (http_sd_configs).
+
+    It also serves the fleet's own metrics on /metrics.
 
     Example: embedstream fleet sd --port 9410
     """

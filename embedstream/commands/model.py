@@ -20,7 +20,9 @@ def fetch(
     name: Annotated[str, typer.Argument(help="Any sentence-transformers model, by name or path.")],
     to: Annotated[Path, typer.Option("--to", help="Folder to copy it to; must not exist or be empty.")],
 ) -> None:
-    """Fetch a model into a folder, so that a daemon starts without a download: --model FOLDER.
+    """Fetch a model into a folder, to start without a download.
+
+    A daemon takes it with --model FOLDER.
 
     Example: embedstream model fetch BAAI/bge-large-en-v1.5 --to models/bge-large
     """

@@ -25,7 +25,9 @@ def pod(
         float | None, typer.Option("--kafka-seconds", help="End it after so long without Kafka.")
     ] = None,
 ) -> None:
-    """Run `consume --until-drained FLAGS...`, then end this RunPod pod: drained, out of money, time or Kafka.
+    """Run `consume --until-drained FLAGS`, then end this RunPod pod.
+
+    It ends when the job is drained, or money, time or Kafka have run out.
 
     Example: embedstream pod --model /models/bge-large
     """

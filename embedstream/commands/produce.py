@@ -83,7 +83,9 @@ def produce(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was refused.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Stream a corpus into the documents topic; run again, it sends what is new or has changed.
+    """Stream a corpus into the documents topic.
+
+    Run again, it sends what is new or has changed.
 
     Example: embedstream produce corpus/
     """

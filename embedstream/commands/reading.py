@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embedstream.errors import UsageError
-from embedstream.settings import Loaded
+
+if TYPE_CHECKING:
+    from embedstream.settings import Loaded
 
 __all__ = ["AliasName", "Fingerprint", "resolved"]
 
@@ -30,6 +32,7 @@ def resolved(
             "--alias stands for a topic and a model", "leave --embeddings-topic and --fingerprint away"
         )
     from embedstream.aliases import resolve_alias
+    from embedstream.settings import Loaded
 
     found = resolve_alias(loaded.settings.kafka, alias)
     topics = {"embeddings_topic": found.topic, "documents_topic": found.documents_topic}

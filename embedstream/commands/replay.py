@@ -9,10 +9,10 @@ import typer
 
 from embedstream.commands.common import Documents, Json, Servers, load, print_json, report
 from embedstream.errors import UsageError
-from embedstream.settings import Loaded
 
 if TYPE_CHECKING:
     from embedstream.replay import Plan
+    from embedstream.settings import Loaded
 
 __all__ = ["join_command", "replay"]
 
@@ -77,7 +77,7 @@ def replay(
     pods: Annotated[int, typer.Option("--pods", min=1, help="For --dry-run: GPUs at the same time.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Embed the documents again under another model, into a topic of its own, beside the live daemons.
+    """Embed the documents again under another model, beside the live.
 
     Started again, it goes on; started elsewhere, it joins.
 

@@ -46,7 +46,7 @@ def status(
     ] = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Say how far a group is, how long it will take and what it costs, from Kafka and its daemons.
+    """Say how far a group is, how long it takes and what it costs.
 
     Example: embedstream status --watch
     """

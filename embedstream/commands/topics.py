@@ -31,7 +31,7 @@ def create(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make the topics that are missing, with settings that keep everything.
+    """Make the topics that are missing, so that they keep everything.
 
     Example: embedstream topics create --partitions 16
     """

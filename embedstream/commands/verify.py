@@ -28,7 +28,9 @@ def verify(
     group: Group = None,
     as_json: Json = False,
 ) -> None:
-    """Prove from the topics alone that every record has its embeddings, or a dead letter, once.
+    """Prove that every record has its embeddings, or a dead letter.
+
+    From the topics alone: nothing is missing, and nothing double.
 
     Example: embedstream verify --json
     """

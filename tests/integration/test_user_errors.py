@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -88,32 +87,12 @@ def test_a_precision_that_the_device_lacks_is_one_line(embedded_topics: Topics) 
     assert "encoder.precision" in last_line(done)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["consume", "--precision", "fp8"], "encoder.precision = 'fp8' (from --precision)"),
-        (["consume", "--delivery", "maybe"], "consumer.delivery = 'maybe' (from --delivery)"),
-        (["--config", "absent.toml", "consume"], "absent.toml can't be read"),
-    ],
-)
-def test_a_wrong_setting_is_one_line_before_anything_connects(arguments: list[str], told: str) -> None:
-    done = run_cli(*arguments)
-    assert done.returncode == 78
-    assert told in last_line(done)
-
-
 def test_a_metrics_port_in_use_is_named_with_the_mend(embedded_topics: Topics) -> None:
     host, port = embedded_topics.bootstrap.split(":")
     assert host == "127.0.0.1"
     done = run_cli("consume", *embedded_topics.flags, *MODEL, "--metrics-port", port)
     assert done.returncode == 78, done.stderr
     assert f"metrics.port {port}" in last_line(done)
-
-
-def test_a_misspelt_command_suggests_the_nearest() -> None:
-    done = run_cli("prodcue")
-    assert done.returncode == 2
-    assert "produce" in last_line(done)
 
 
 def test_verify_of_a_group_without_offsets_says_so(embedded_topics: Topics) -> None:
@@ -130,21 +109,3 @@ def test_topics_are_made_once(embedded_broker: BrokerHandle) -> None:
     again = create_topics(topics.kafka, 3)
     assert again.created == ()
     assert len(again.existing) == 3
-
-
-def test_help_does_not_import_torch() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; sys.argv = ['embedstream', 'consume', '--help']\n"
-            "from embedstream.cli import app\n"
-            "try:\n    app()\nexcept SystemExit: pass\n"
-            "assert 'torch' not in sys.modules and 'sentence_transformers' not in sys.modules",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Example" in done.stdout

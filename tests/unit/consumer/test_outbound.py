@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from consumer.encoder import ModelInfo
-from consumer.outbound import ItemRecords, OutputLayout, build_records
+from consumer.outbound import RECORD_OVERHEAD_BYTES, ItemRecords, OutputLayout, build_records
 from consumer.records import EmbeddedWindow, Failure, Item, Window
 from schemas.avro import confluent_header
 from schemas.dead_letter import DeadLetter, Reason
@@ -114,8 +116,42 @@ def test_the_end_of_a_partition_produces_nothing() -> None:
 
 
 def test_attempts_of_a_record_that_was_sent_back_are_counted_on() -> None:
-    from dataclasses import replace
-
     item = a_refusal()
     (one,) = built(replace(item, input=item.input._replace(headers=(("attempts", b"2"),))))
     assert DeadLetter.from_headers(one.records[0].headers).attempts == 3
+
+
+@pytest.mark.parametrize(
+    "header", [("attempts", b"many"), ("attempts", None), ("attempts", b""), ("another", b"5")], ids=str
+)
+def test_a_header_that_tells_no_attempts_counts_as_none(header: tuple[str, bytes | None]) -> None:
+    item = a_refusal()
+    (one,) = built(replace(item, input=item.input._replace(headers=(header,))))
+    assert DeadLetter.from_headers(one.records[0].headers).attempts == 1
+
+
+def test_an_embedding_as_large_as_its_topic_takes_is_one_and_a_byte_more_is_not() -> None:
+    document = a_document(lengths=(40, 900, 7))
+    (one,) = built(document)
+    largest = max(len(each.key or b"") + len(each.value or b"") for each in one.records)
+    fits = largest + RECORD_OVERHEAD_BYTES
+    (whole,) = built(document, embeddings_max_bytes=fits)
+    assert whole.failure is None
+    (dead,) = built(document, embeddings_max_bytes=fits - 1)
+    assert dead.failure is not None
+    assert dead.failure.reason == Reason.TOO_LARGE
+
+
+def test_a_dead_letter_as_large_as_its_topic_takes_keeps_its_value_and_a_byte_more_does_not() -> None:
+    item = a_refusal(value=b"x" * 5000)
+    # Its headers are reckoned with 2 KiB: the message alone may take one.
+    fits = item.input.size + RECORD_OVERHEAD_BYTES + 2048
+    (kept,) = built(item, dead_letters_max_bytes=fits)
+    assert kept.records[0].value == b"x" * 5000
+    (left,) = built(item, dead_letters_max_bytes=fits - 1)
+    assert left.records[0].value is None
+
+
+def test_what_is_sent_at_once_is_less_than_the_smaller_topic_takes() -> None:
+    assert LAYOUT.batch_bytes == 1_000_000 - RECORD_OVERHEAD_BYTES
+    assert replace(LAYOUT, dead_letters_max_bytes=9000).batch_bytes == 9000 - RECORD_OVERHEAD_BYTES

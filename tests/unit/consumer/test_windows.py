@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,6 +57,42 @@ def test_the_linger_time_starts_anew_with_each_window() -> None:
     assert builder.seconds_left(50.0) is None
     builder.add(a_document(offset=1), 50.0)
     assert builder.idle(50.1) is None
+
+
+def test_the_seconds_left_are_those_of_the_oldest_item_and_never_less_than_none() -> None:
+    builder = a_builder(linger=0.2)
+    builder.add(a_document(), 10.0)
+    builder.add(a_document(offset=1), 10.1)
+    assert builder.seconds_left(10.05) == pytest.approx(0.15)
+    assert builder.seconds_left(99.0) == 0.0
+
+
+def test_each_window_begins_with_nothing_counted() -> None:
+    builder = a_builder(first_tokens=100, size=1000)
+    for offset in (0, 2):
+        assert builder.add(a_document(offset=offset, lengths=(99,)), 0.0) is None
+        assert builder.add(a_document(offset=offset + 1, lengths=(1,)), 0.0) is not None
+    size = a_refusal(value=b"x" * 900).input.size
+    builder = a_builder(size=2 * size)
+    for offset in (0, 3):
+        assert builder.add(a_refusal(offset=offset, value=b"x" * 900), 0.0) is None
+        # One byte short of the limit, with what was counted for windows before left out.
+        assert builder.add(a_refusal(offset=offset + 1, value=b"x" * 899), 0.0) is None
+        assert builder.add(a_refusal(offset=offset + 2), 0.0) is not None
+
+
+def test_a_rate_near_zero_closes_a_window_with_each_token() -> None:
+    builder = a_builder()
+    builder.measured(0.0)
+    assert builder.add(a_document(lengths=(1,)), 0.0) is not None
+
+
+def test_a_window_closes_at_its_limits_exactly() -> None:
+    size = a_refusal(value=b"x").input.size
+    assert a_builder(size=size).add(a_refusal(value=b"x"), 0.0) is not None
+    builder = a_builder(linger=0.25)
+    builder.add(a_document(), 10.0)
+    assert builder.idle(10.25) is not None
 
 
 def test_an_empty_window_never_closes() -> None:

@@ -12,7 +12,7 @@ import pytest
 from embedstream.errors import UsageError
 from producer import walk as module
 from producer.refusals import Reason, Refusal
-from producer.sources import is_known
+from producer.sources import SOURCES, is_known
 from producer.walk import Batch, FoundFile, check_paths, walk
 
 
@@ -163,19 +163,19 @@ def test_folders_deeper_than_pythons_stack_are_walked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["gone", "gone.json"])
 def test_a_path_that_does_not_exist_is_a_wrong_command_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=name):
-        check_paths([tmp_path, tmp_path / name], is_known)
+        check_paths([tmp_path, tmp_path / name], is_known, SOURCES)
 
 
 def test_a_file_of_no_known_kind_or_nothing_at_all_is_a_wrong_command_line(tmp_path: Path) -> None:
     make(tmp_path, "a.html", ".b.txt")
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(UsageError, match="no known kind"):
-        check_paths([tmp_path / "a.html"], is_known)
+        check_paths([tmp_path / "a.html"], is_known, SOURCES)
     with pytest.raises(UsageError, match="neither"):
-        check_paths([tmp_path / "pipe.json"], is_known)
+        check_paths([tmp_path / "pipe.json"], is_known, SOURCES)
     with pytest.raises(UsageError, match="nothing"):
-        check_paths([], is_known)
-    check_paths([tmp_path, tmp_path / ".b.txt"], is_known)
+        check_paths([], is_known, SOURCES)
+    check_paths([tmp_path, tmp_path / ".b.txt"], is_known, SOURCES)
 
 
 def test_a_file_named_by_itself_is_taken_though_it_is_hidden(tmp_path: Path) -> None:
