@@ -3,6 +3,8 @@
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Most tests wait for brokers and processes; those of a file share them.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help demo test test-all faults soak bench coverage lint format venv clean
 
@@ -23,10 +25,12 @@ demo: $(INSTALLED)
 	$(BIN)/embedstream demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m 'not slow and not gpu and not faults'
+	$(BIN)/python -m pytest tests $(PARALLEL) -m 'not slow and not gpu and not faults'
 
+# What is measured runs alone.
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m 'slow and not gpu and not faults'
+	$(BIN)/python -m pytest tests --ignore tests/bench $(PARALLEL) -m 'slow and not gpu and not faults'
+	$(BIN)/python -m pytest tests/bench -m 'slow and not gpu'
 	$(MAKE) faults
 
 faults: $(INSTALLED)

@@ -45,7 +45,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def loaded(folder: Path, **settings: Any) -> PipelinedEncoder:
-    encoder = load_encoder(EncoderSettings(model=str(folder), device="cpu", **settings))
+    # A budget that is given, since measuring one for each model takes seconds.
+    given: dict[str, Any] = {"device": "cpu", "token_budget": 2048, **settings}
+    encoder = load_encoder(EncoderSettings(model=str(folder), **given))
     assert isinstance(encoder, PipelinedEncoder)
     return encoder
 
