@@ -36,7 +36,8 @@ HIGHEST_ID = 2**31 - 1
 
 # What a registry says, in its own code, of an id that it does not know; a wrong path is a plain 404.
 NO_SCHEMA = 40403
-NO_SUBJECT = 40401
+# Of a subject, or of a version of it.
+NO_SUBJECT = (40401, 40402)
 REFUSED = (409, 422)
 NOT_ALLOWED = (401, 403)
 TOO_MANY, SERVER_ERROR = 429, 500
@@ -89,7 +90,7 @@ def has_schema(settings: SchemaRegistrySettings, subject: str) -> bool:
     try:
         client.get_latest_version(subject)
     except SchemaRegistryError as error:
-        if error.error_code == NO_SUBJECT:
+        if error.error_code in NO_SUBJECT:
             return False
         raise _explained(error, settings) from None
     except Exception as error:
