@@ -199,6 +199,7 @@ def write_bad_files(root: Path) -> set[str]:
     return {"line", "row", "good.txt"}
 
 
+@pytest.mark.slow
 def test_bad_files_are_named_and_counted_and_the_rest_goes_on(topics: Topics, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
