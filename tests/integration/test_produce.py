@@ -204,7 +204,8 @@ def test_bad_files_are_named_and_counted_and_the_rest_goes_on(topics: Topics, tm
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     wanted = write_bad_files(corpus)
-    flags = ("produce", corpus, *topics.flags[:4], "--ledger", tmp_path / "ledger", "--json")
+    ledger = tmp_path / "ledger"
+    flags: list[str | Path] = ["produce", corpus, *topics.flags[:4], "--ledger", ledger, "--json"]
     done = run_cli(*flags)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
