@@ -112,13 +112,14 @@ def test_a_price_file_of_ones_own_counts_and_a_wrong_one_is_one_line(tmp_path: P
     assert [(each.gpu, each.price) for each in found.costs] == [("L4", 7.0)]
     assert [each.name for each in found.hosted] == ["Ours"]
     assert found.prices_from.endswith("of 2030-01-01")
-    for wrong in (
+    mistakes: list[dict[str, object]] = [
         {"gpu_per_hour": {"L4": 7.0}},
         {"gpu_per_hour": {"L4": {"price": "much"}}},
         {"gpu_per_hour": []},
         {"hosted": [{"name": "Ours"}]},
         {"bought": [{"gpu": "A100"}]},
-    ):
+    ]
+    for wrong in mistakes:
         file.write_text(json.dumps(own | wrong))
         with pytest.raises(ConfigError, match="--prices"):
             run_estimate([tmp_path], SETTINGS, Question(prices=file))

@@ -199,11 +199,13 @@ def write_bad_files(root: Path) -> set[str]:
     return {"line", "row", "good.txt"}
 
 
+@pytest.mark.slow
 def test_bad_files_are_named_and_counted_and_the_rest_goes_on(topics: Topics, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     wanted = write_bad_files(corpus)
-    flags = ("produce", corpus, *topics.flags[:4], "--ledger", tmp_path / "ledger", "--json")
+    ledger = tmp_path / "ledger"
+    flags: list[str | Path] = ["produce", corpus, *topics.flags[:4], "--ledger", ledger, "--json"]
     done = run_cli(*flags)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
