@@ -1,6 +1,6 @@
 """Breaks the product on purpose, one way at a time, and looks whether the smallest test for it finds that.
 
-python -m tests.faults.mutations                    # all of them, about six minutes
+python -m tests.faults.mutations                    # all of them, in some minutes
 python -m tests.faults.mutations forgotten          # those whose names hold a word
 
 Each is made in a copy of this checkout. One that the tests don't notice makes the exit code 1.
