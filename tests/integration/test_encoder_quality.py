@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from consumer import body
 from consumer.attention import varlen
+from consumer.device import find_precision
 from consumer.encoder import Encoder
 from consumer.model import load_encoder
 from consumer.model_files import BUNDLED_MODEL
@@ -72,7 +73,8 @@ def texts_of_lengths() -> tuple[list[str], list[NDArray[np.int32]]]:
     return texts, ids
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", LOWEST_COSINE)
 def test_texts_of_every_length_have_the_oracles_vectors(precision: Precision) -> None:
     texts, ids = texts_of_lengths()
     oracle().max_seq_length = WINDOW
@@ -80,6 +82,7 @@ def test_texts_of_every_length_have_the_oracles_vectors(precision: Precision) ->
     assert cosines(encoded(encoder(precision, WINDOW), ids), expected).min() >= LOWEST_COSINE[precision]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", LOWEST_COSINE)
 def test_a_vector_is_the_same_among_any_neighbours(precision: Precision) -> None:
     _, ids = texts_of_lengths()
@@ -120,6 +123,9 @@ def test_every_passage_of_the_corpus_has_the_oracles_vector() -> None:
     oracle().max_seq_length = encoder("fp32").info.max_tokens
     expected = oracle().encode([text for text, _ in chosen], batch_size=8)
     for precision, lowest in LOWEST_COSINE.items():
-        found = cosines(encoded(encoder(precision), ids), expected)
-        print(f"{precision}: {len(ids)} passages, lowest cosine {found.min():.7f}, mean {found.mean():.7f}")
+        # A CPU without bf16 imitates it, at an eighth of the speed.
+        native = precision in ("fp32", find_precision("auto", torch.device("cpu")))
+        step = 1 if native else 10
+        found = cosines(encoded(encoder(precision), ids[::step]), expected[::step])
+        print(f"{precision}: {len(found)} passages, lowest cosine {found.min():.7f}, mean {found.mean():.7f}")
         assert found.min() >= lowest
