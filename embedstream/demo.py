@@ -194,7 +194,8 @@ def _environment(settings: Settings) -> dict[str, str]:
         values |= {f"client__{name.replace('.', '_')}": value for name, value in client.items()}
         for name, value in values.items():
             if value is not None:
-                environment[f"EMBEDSTREAM_{section}__{name}".upper()] = str(value)
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                environment[f"EMBEDSTREAM_{section}__{name}".upper()] = text
     return environment
 
 

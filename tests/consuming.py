@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from embedstream.kafka import make_producer
 from embedstream.offsets import committed_offsets
@@ -37,12 +38,13 @@ def committed(topics: Topics, partitions: int = 3) -> dict[int, int]:
     return {partition: each.offset for partition, each in found.items()}
 
 
-def outcome(topics: Topics, partitions: int = 3) -> Outcome:
-    """What came of the records before the group's offsets."""
+def outcome(topics: Topics, partitions: int = 3, writer: Any = None) -> Outcome:
+    """What came of the records before the group's offsets; `writer` is their schema, if it is not ours."""
     offsets = committed(topics, partitions)
     return check_exactly_once(
         read_all(topics.bootstrap, topics.documents),
         read_all(topics.bootstrap, topics.embeddings),
         read_all(topics.bootstrap, topics.dead_letters),
         offsets,
+        writer,
     )

@@ -35,11 +35,15 @@ def _schema(name: str) -> Any:
 _PARSED = {name: _schema(name) for name in ("document", "embedding")}
 
 
-def decode(name: str, value: bytes) -> dict[str, Any]:
-    """A record: two magic bytes, eight of fingerprint, the datum; or a zero, four bytes of id, the datum."""
+def decode(name: str, value: bytes, writer: Any = None) -> dict[str, Any]:
+    """A record: two magic bytes, eight of fingerprint, the datum; or a zero, four bytes of id, the datum.
+
+    It was written with our schema, unless another is given.
+    """
     assert value[:2] == b"\xc3\x01" or value[:1] == b"\0"
     start = 10 if value[:2] == b"\xc3\x01" else 5
-    record = fastavro.schemaless_reader(io.BytesIO(value[start:]), _PARSED[name], None)
+    parsed = _PARSED[name] if writer is None else fastavro.parse_schema(writer)
+    record = fastavro.schemaless_reader(io.BytesIO(value[start:]), parsed, None)
     assert isinstance(record, dict)
     return record
 
@@ -119,6 +123,7 @@ def check_exactly_once(
     outputs: Iterable[Message],
     dead_letters: Iterable[Message],
     committed: dict[int, int],
+    writer: Any = None,
 ) -> Outcome:
     """Checks input set = output set plus dead letters, once each, in order within each partition.
 
@@ -127,6 +132,7 @@ def check_exactly_once(
         outputs: every record of the embeddings topic that a read_committed reader sees.
         dead_letters: likewise.
         committed: the group's offset of each partition; what lies after is not looked at.
+        writer: the schema of the documents, if it is not ours.
     """
     outcome = Outcome()
     everything = {(m.partition() or 0, m.offset() or 0): m.value() for m in inputs}
@@ -155,7 +161,7 @@ def check_exactly_once(
         whole = bool(found) and list(distinct) == [(number, count) for number in range(count)]
         if others + whole == 0:
             outcome.missing.append(position)
-        if whole and not _tell([*distinct.values()], decode("document", everything[position] or b"")):
+        if whole and not _tell([*distinct.values()], decode("document", everything[position] or b"", writer)):
             outcome.untrue.append(position)
         if others + bool(found) > 1 or len(distinct) < len(found):
             outcome.double.append(position)

@@ -143,8 +143,11 @@ def test_a_daemon_that_has_been_out_of_the_group_for_too_long_is_not_well_until_
         "group.consumer.heartbeat.interval.ms": "1000",
     }
     with ApacheCluster(kafka_home, tmp_path / "kafka", settings=settings) as cluster:
-        hash_daemon_on(make_topics(cluster.bootstrap), *health.flags, env=env)
+        topics = make_topics(cluster.bootstrap)
+        hash_daemon_on(topics, *health.flags, env=env)
         health.wait_ready()
+        # A transaction that is open when the broker stops ends the daemon before its clocks are overdue.
+        wait_until(lambda: len(committed(topics)) == 3, 30, "the partitions' ends are not committed")
         cluster.nodes[0].pause()
         wait_until(lambda: not health.is_ready(), 60, "it believes to be in the group")
         wait_until(lambda: health.failed() == ["in_group"], 60, "it is well without a group")

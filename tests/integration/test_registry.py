@@ -160,7 +160,7 @@ def test_documents_of_another_producer_are_read_with_its_own_schema(
         values.append(serializer(record, context))
     send(topics, values)
     assert daemons.start(topics, "--until-drained", env=environment(gate)).wait(60) == 0
-    found = outcome(topics)
+    found = outcome(topics, writer=theirs)
     assert found.is_exactly_once, found
     assert (found.inputs, found.dead_letters) == (20, 0)
     messages = read_all(topics.bootstrap, topics.embeddings)
