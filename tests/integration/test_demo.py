@@ -18,7 +18,8 @@ from tests.brokers import BrokerHandle
 from tests.cli import clean_environment
 from tests.kafka import wait_until
 
-pytestmark = pytest.mark.slow
+# A whole corpus with a real model: minutes on a slow machine that other tests keep busy too.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # Two of the reference's texts are the same in some versions of Python; what is the same is sent once.
 DOCUMENTS = len({text.strip() for text in topics.values()})
@@ -81,7 +82,7 @@ def test_with_nothing_configured_it_embeds_verifies_answers_and_leaves_nothing(
     start: Start, scratch: Path
 ) -> None:
     process = start("--json")
-    stdout, stderr = process.communicate(timeout=280)
+    stdout, stderr = process.communicate(timeout=840)
     assert process.returncode == 0, stderr
     result = json.loads(stdout)
     assert set(result) == KEYS
@@ -105,7 +106,7 @@ def test_on_a_configured_broker_it_takes_its_topics_and_group_away_again(
     start: Start, scratch: Path, kafka_broker: BrokerHandle
 ) -> None:
     process = start("--bootstrap-servers", kafka_broker.bootstrap)
-    stdout, stderr = process.communicate(timeout=280)
+    stdout, stderr = process.communicate(timeout=840)
     assert process.returncode == 0, stderr
     assert "Using the Kafka broker at" in stdout
     assert f"{DOCUMENTS} documents" in stdout

@@ -29,6 +29,7 @@ def quick_start() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_quick_start_of_the_readme_works(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -61,7 +62,7 @@ def test_the_quick_start_of_the_readme_works(tmp_path: Path) -> None:
         ),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=840,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
