@@ -30,7 +30,7 @@ from schemas.dead_letter import Reason
 __all__ = ["OPEN", "PREFIX", "Declared", "Metrics", "Role", "declared"]
 
 PREFIX = "embedstream_"
-Role: TypeAlias = Literal["consumer", "producer", "gpu"]
+Role: TypeAlias = Literal["consumer", "producer", "gpu", "fleet"]
 Labels: TypeAlias = Mapping[str, tuple[str, ...]]
 AnyMetric = TypeVar("AnyMetric", Counter, Gauge, Histogram, Info)
 
@@ -44,6 +44,7 @@ _PASSAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _STAGES = ("decode", "split", "encode", "deliver")
 _OUTCOMES = ("ok", "dead_letter", "deletion")
 _JOB: Labels = {"group": OPEN, "topic": OPEN}
+_FLEET: Labels = {"fleet": OPEN}
 # What a document of the corpus is refused for; a test compares it with the producer's own list.
 _REFUSALS = (
     *("not_json", "not_an_object", "nested_too_deep", "no_content", "empty", "content_not_text", "not_utf8"),
@@ -294,6 +295,19 @@ class Metrics:
     )
     budget_dollars = Declared(Gauge, "What may be spent; NaN where no budget is set", "dollars")
 
+    # The rented pods, as RunPod tells of them; exported by `fleet sd`.
+    fleet_pods = Declared(
+        Gauge,
+        "Pods by status",
+        "pods",
+        {"fleet": OPEN, "status": ("PROVISIONING", "STARTING", "RUNNING", "EXITED", "ERROR")},
+        roles=("fleet",),
+    )
+    fleet_price_dollars_per_hour = Declared(Gauge, "Of all pods now", "dollars/h", _FLEET, roles=("fleet",))
+    fleet_cost_dollars = Declared(
+        Gauge, "Of all pods so far, those that are gone included", "dollars", _FLEET, roles=("fleet",)
+    )
+
     # Identity.
     consumer_info = Declared(
         Info,
@@ -312,17 +326,8 @@ class Metrics:
         "info",
         dict.fromkeys(
             (
-                *(
-                    "model",
-                    "fingerprint",
-                    "splitter",
-                    "dim",
-                    "max_tokens",
-                    "precision",
-                    "attention",
-                    "layout",
-                ),
-                *("compiled", "refused", "device", "token_budget"),
+                *("model", "fingerprint", "splitter", "dim", "max_tokens", "precision", "attention"),
+                *("layout", "compiled", "refused", "device", "token_budget"),
             ),
             OPEN,
         ),

@@ -12,22 +12,17 @@ import time
 from collections.abc import Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import generate_latest
 
 from embedstream.errors import ConfigError, EmbedstreamError
 from embedstream.fleet.fleet import Fleet
 from embedstream.fleet.plan import METRICS_PORT
 from embedstream.fleet.records import Pod
 from embedstream.logs import get_logger
+from embedstream.metrics import Metrics
 
-__all__ = ["METRICS", "make_server", "targets"]
+__all__ = ["make_server", "targets"]
 
-METRICS = {
-    "embedstream_fleet_pods": ("Pods by status", ("fleet", "status")),
-    "embedstream_fleet_price_dollars_per_hour": ("Of all pods now", ("fleet",)),
-    "embedstream_fleet_cost_dollars": ("Of all pods so far, those that are gone included", ("fleet",)),
-}
-_STATUSES = ("PROVISIONING", "STARTING", "RUNNING", "EXITED", "ERROR")
 # Whoever asks again so soon is told the same: an API that is away must not make a queue of those who wait.
 FRESH_SECONDS = 5.0
 _log = get_logger("discovery")
@@ -84,19 +79,16 @@ def make_server(fleet: Fleet, host: str, port: int) -> ThreadingHTTPServer:
     Raises:
         ConfigError: The address can't be listened on.
     """
-    registry = CollectorRegistry()
-    of_status, per_hour, so_far = (
-        Gauge(name, told, labels, registry=registry) for name, (told, labels) in METRICS.items()
-    )
+    told = Metrics("fleet")
     looks = _Looks(fleet)
 
     def metrics() -> bytes:
         pods = looks.pods()
-        for status in _STATUSES:
-            of_status.labels(fleet.name, status).set(sum(pod.status == status for pod in pods))
-        per_hour.labels(fleet.name).set(sum(pod.cost for pod in pods))
-        so_far.labels(fleet.name).set(fleet.ledger.dollars)
-        return generate_latest(registry)
+        for status in Metrics.fleet_pods.labels["status"]:
+            told.fleet_pods.labels(fleet.name, status).set(sum(pod.status == status for pod in pods))
+        told.fleet_price_dollars_per_hour.labels(fleet.name).set(sum(pod.cost for pod in pods))
+        told.fleet_cost_dollars.labels(fleet.name).set(fleet.ledger.dollars)
+        return generate_latest(told.registry)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

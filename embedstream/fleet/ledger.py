@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -20,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from embedstream.errors import ConfigError
 from embedstream.fleet.plan import Spec, deadline_of
 from embedstream.fleet.records import Pod
+from embedstream.state_folder import state_folder
 
 __all__ = ["Bill", "Ledger", "ledger_path"]
 
@@ -163,5 +163,4 @@ class Ledger:
 
 def ledger_path(name: str) -> Path:
     """Where the file of the fleet NAME is."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "embedstream" / "fleets" / f"{name}.json"
+    return state_folder() / "embedstream" / "fleets" / f"{name}.json"

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from deploy.grafana.generate import FOLDER, rendered
-from embedstream.fleet.discovery import METRICS
 from embedstream.metrics import PREFIX, declared
 from tests.brokers import REPOSITORY
 
@@ -127,7 +126,6 @@ def test_only_metrics_that_are_declared_or_recorded_are_asked_for() -> None:
     known = {PREFIX + each.name for each in declared()} | STANDARD
     histograms = {PREFIX + each.name for each in declared() if each.kind.__name__ == "Histogram"}
     known |= {f"{name}_{part}" for name in histograms for part in ("sum", "count", "bucket")}
-    known |= set(METRICS)
     known |= {rule["record"] for rule in rules() if "record" in rule}
     for expression in expressions():
         asked = set(re.findall(r"\b(?:embedstream|process)[a-zA-Z0-9_:]+|\bup\b", expression))
