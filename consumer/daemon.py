@@ -224,7 +224,7 @@ class Daemon:
         embedder = make_embedder(
             *share, (windows, embedded), cache, stopping=self._is_ending, moved=progressed
         )
-        preparer = make_preparer(*share, (inputs, windows), embedder, cache, moved=progressed)
+        preparer = make_preparer(*share, (inputs, windows), ownership, embedder, cache, moved=progressed)
         delivery = make_delivery(
             self._settings,
             poller,

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from consumer.records import Item, polled
+from consumer.records import Item, Polled, polled
 
 __all__ = ["Ownership"]
 
@@ -59,6 +59,11 @@ class Ownership:
         with self._changed:
             return frozenset(self._numbers)
 
+    def current(self, inputs: Sequence[Polled]) -> list[Polled]:
+        """Those inputs that were read under today's assignments; the others are for their new owners."""
+        with self._changed:
+            return [each for each in inputs if self._is_current(each)]
+
     def owned(self, items: Sequence[T]) -> list[T]:
         """Those items whose partitions are still ours, under the same assignment."""
         with self._changed:
@@ -92,10 +97,7 @@ class Ownership:
         return self._open
 
     def _owned(self, items: Sequence[T]) -> list[T]:
-        numbers = self._numbers
-        kept = []
-        for item in items:
-            source = polled(item)
-            if numbers.get((source.topic, source.partition)) == source.assignment:
-                kept.append(item)
-        return kept
+        return [item for item in items if self._is_current(polled(item))]
+
+    def _is_current(self, source: Polled) -> bool:
+        return self._numbers.get((source.topic, source.partition)) == source.assignment

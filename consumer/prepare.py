@@ -42,6 +42,7 @@ class Preparer:
         splitter: Splitter,
         metrics: Metrics,
         *,
+        current: Callable[[Sequence[Polled]], list[Polled]],
         tokens_per_second: Callable[[], float | None],
         encoder_is_idle: Callable[[], bool],
         moved: Callable[[], None],
@@ -56,6 +57,8 @@ class Preparer:
             builder: closes them.
             splitter: cuts documents.
             metrics: times the work.
+            current: leaves out inputs of partitions that were taken away since; encoding them would cost as
+                much as it is worth nothing.
             tokens_per_second: the encoder's rate, None until it is measured.
             encoder_is_idle: whether it waits for a window.
             moved: called when records are taken and when they are split, or held back on purpose.
@@ -67,6 +70,7 @@ class Preparer:
         self._builder = builder
         self._splitter = splitter
         self._metrics = metrics
+        self._current = current
         self._rate = tokens_per_second
         self._encoder_is_idle = encoder_is_idle
         self._moved = moved
@@ -119,7 +123,8 @@ class Preparer:
             self._moved()
             time.sleep(min(held, wait, HELD_SECONDS))
             return []
-        chunk = self._inputs.get_some(wait, CHUNK_RECORDS, int(min(CHUNK_BYTES, self._limit.burst)))
+        size = int(min(CHUNK_BYTES, self._limit.burst))
+        chunk = self._current(self._inputs.get_some(wait, CHUNK_RECORDS, size))
         self._taken += sum(each.size for each in chunk)
         return chunk
 

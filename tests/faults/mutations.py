@@ -59,8 +59,8 @@ MUTATIONS = (
     Mutation(
         "no ownership check",
         "consumer/ownership.py",
-        "if numbers.get((source.topic, source.partition)) == source.assignment:",
-        "if source and numbers is not None:",
+        "return self._numbers.get((source.topic, source.partition)) == source.assignment",
+        "return source is not None",
         "test_a_zombie_with_a_window_in_hand_doubles_nothing",
         r"\d+ double",
     ),

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
 
+from consumer.ownership import Ownership
 from consumer.prepare import Decoded, Preparer, decode, split
 from consumer.queues import BoundedQueue
-from consumer.records import Deletion, Polled, Refused, SplitDocument, Window
+from consumer.records import Deletion, Polled, Refused, SplitDocument, Window, polled
 from consumer.split import Passage, Split, Splitter
 from consumer.windows import WindowBuilder
 from embedstream.metrics import Metrics
@@ -87,13 +88,19 @@ def test_a_text_that_the_tokenizer_fails_on_does_not_cost_its_neighbours() -> No
     assert "no shouting" in refused.message
 
 
-def a_preparer(inputs: BoundedQueue[Polled], windows: BoundedQueue[Window], rate: int | None) -> Preparer:
+def a_preparer(
+    inputs: BoundedQueue[Polled],
+    windows: BoundedQueue[Window],
+    rate: int | None = None,
+    current: Callable[[Sequence[Polled]], list[Polled]] = list,
+) -> Preparer:
     return Preparer(
         inputs,
         windows,
         WindowBuilder(seconds=0.1, size=10_000_000, linger=0.0, first_tokens=1),
         HashEncoder().splitter,
         Metrics(),
+        current=current,
         tokens_per_second=lambda: None,
         encoder_is_idle=lambda: True,
         moved=lambda: None,
@@ -118,3 +125,27 @@ def test_a_rate_holds_back_what_is_taken_and_not_what_was_taken_before() -> None
     thread.join(30.0)
     assert not thread.is_alive()
     assert time.monotonic() - began < 60
+
+
+def test_what_waits_of_a_partition_that_was_taken_away_is_not_prepared() -> None:
+    """Its new owner embeds it: encoded here as well, it would be left out at its delivery."""
+    ownership = Ownership()
+    ownership.assign([("documents", 0), ("documents", 1)])
+    inputs: BoundedQueue[Polled] = BoundedQueue(10_000_000)
+    windows: BoundedQueue[Window] = BoundedQueue(100)
+    kept = [a_document(offset=offset, partition=1, assignment=2).input for offset in range(3)]
+    for offset, one in enumerate(kept):
+        inputs.put(a_document(offset=offset, partition=0, assignment=1).input)
+        inputs.put(one)
+    inputs.put(an_end(offset=3, partition=0, assignment=1))
+    ownership.withdraw([("documents", 0)])
+    thread = threading.Thread(target=a_preparer(inputs, windows, current=ownership.current).run)
+    thread.start()
+    items: list[Polled] = []
+    while len(items) < len(kept):
+        window = windows.get(30.0)
+        assert window is not None
+        items += map(polled, window.items)
+    inputs.close()
+    thread.join(30.0)
+    assert items == kept
