@@ -13,7 +13,7 @@ from embedstream.logs import get_logger
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_name", "find_device", "find_precision"]
+__all__ = ["NVIDIA_DRIVER", "device_name", "find_device", "find_precision"]
 
 CPU_INFO = Path("/proc/cpuinfo")
 NVIDIA_DRIVER = Path("/dev/nvidiactl")

@@ -170,7 +170,7 @@ def _refuse_lost(live: Position, target: Position, lost: int, expired: int, acce
     if expired:
         raise FindingError(
             f"{expired:,} records with output in {topic} are missing in {to}: {target.kafka.documents_topic}"
-            " has dropped them",
+            f" has dropped them{f'; {lost:,} more are dead letters there' if lost else ''}",
             f"produce them again, into a topic that keeps everything (`embedstream topics check`); {accept}",
         )
     raise FindingError(

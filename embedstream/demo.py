@@ -34,6 +34,7 @@ from embedstream.settings import (
     MetricsSettings,
     ProducerSettings,
     Settings,
+    variable_text,
 )
 from embedstream.topics import create_topics
 from embedstream.verify import verify
@@ -194,8 +195,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         values |= {f"client__{name.replace('.', '_')}": value for name, value in client.items()}
         for name, value in values.items():
             if value is not None:
-                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                environment[f"EMBEDSTREAM_{section}__{name}".upper()] = text
+                environment[f"EMBEDSTREAM_{section}__{name}".upper()] = variable_text(value)
     return environment
 
 

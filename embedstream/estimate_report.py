@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from embedstream.costs import ModelShape, Speed
 from embedstream.sampling import Total
+from embedstream.size_text import size_text
 
 if TYPE_CHECKING:
     from producer.refusals import Refusal
 
-__all__ = ["Estimate", "GpuCost", "Hosted", "about", "dollars_text", "gpu_json", "hours_text", "size_text"]
+__all__ = ["Estimate", "GpuCost", "Hosted", "about", "dollars_text", "gpu_json", "hours_text"]
 
 Range = tuple[float, float, float]
 _FLOAT_BYTES = 4
@@ -224,12 +225,3 @@ def dollars_text(found: Range) -> str:
 def _digits(found: float) -> str:
     """Return two decimals, or two digits where that would be nothing."""
     return f"{found:,.2f}" if found >= 0.1 or not found else f"{found:.2g}"
-
-
-def size_text(count: float) -> str:
-    """Return bytes for a person to read."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
-        count /= 1000
-    return f"{count:,.2f} TB"

@@ -57,6 +57,7 @@ __all__ = [
     "load",
     "load_with_sources",
     "shown",
+    "variable_text",
 ]
 
 FILE_NAME = "embedstream.toml"
@@ -269,9 +270,15 @@ def as_variables(loaded: Loaded) -> dict[str, str]:
         name = ".".join(path)
         if loaded.source(name) == "default" or value is None or isinstance(value, dict):
             continue
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        variables[_variable(path)] = text.lower() if isinstance(value, bool) else text
+        variables[_variable(path)] = variable_text(value)
     return variables
+
+
+def variable_text(value: object) -> str:
+    """A setting's value as a variable of the environment holds it."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _layers(config: Path | None, flags: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

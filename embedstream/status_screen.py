@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from embedstream.size_text import size_text
 from embedstream.status import Status
 
 __all__ = ["duration", "screen", "sparkline"]
@@ -45,7 +46,7 @@ def _rows(status: Status) -> list[tuple[str, str]]:
         ("model", _model(status)),
     ]
     if told.total:
-        rows.insert(1, ("done", f"{_size(told.done)} of {_size(told.total)}"))
+        rows.insert(1, ("done", f"{size_text(told.done)} of {size_text(told.total)}"))
     return rows
 
 
@@ -64,7 +65,7 @@ def _time_left(status: Status) -> str:
 
 def _rate(status: Status) -> str:
     rate = status.estimate.rate
-    parts = [] if rate is None else [f"{_size(rate)}/s"]
+    parts = [] if rate is None else [f"{size_text(rate)}/s"]
     parts += [f"{value:,.0f} {name}/s" for name, value in status.rates.items() if value is not None]
     line = sparkline(status.history[-24:]) if len(status.history) > 1 else ""
     return "  ".join([*parts, line]).strip() or "not known yet"
@@ -139,11 +140,3 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {name} {whole % size // part} {smaller}"
     return f"{whole} s"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"

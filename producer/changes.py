@@ -71,8 +71,8 @@ class Changes(Everything):
         self._skip_duplicates = skip_duplicates
         self._rehash = rehash
         self._files: dict[int, _OpenFile] = {}
-        # What a document counts: nothing when its file is read again.
-        self._one = 1
+        # What each document adds to the counts: nothing in files that are read again, which counted before.
+        self._counts_as = 1
         self._rows = Rows()
         # Of what was sent, and of what need not be: both until they are in the ledger.
         self._sent: dict[str, Place] = {}
@@ -117,7 +117,7 @@ class Changes(Everything):
 
     def again(self, batch: Batch, root: str, wanted: set[int]) -> list[FileToRead]:
         """Return those files of a batch whose numbers are wanted, whatever the ledger knows of them."""
-        self._one = 0
+        self._counts_as = 0
         folder = self._ledger.folder(root, batch.folder)
         prefix = len(batch.folder)
         names = [found.relative[prefix:] for found in batch.files]
@@ -168,6 +168,9 @@ class Changes(Everything):
 
     def sent(self, document: PreparedDocument, version: int) -> None:
         """Note that a document is on its way, so that its like is not sent too."""
+        replaced = self._sent.get(document.id)
+        if replaced is not None and self._sent_contents.get(replaced.content_hash) == document.id:
+            del self._sent_contents[replaced.content_hash]  # the topic does not stay with that text
         self._sent[document.id] = self._place(document, version)
         self._settled.pop(document.id, None)
         self._sent_contents[document.content_hash] = document.id
@@ -243,25 +246,25 @@ class Changes(Everything):
         if current is not None and current.file == FROM_TOPIC:
             if not current.same_as(content_hash, metadata_hash):
                 return False
-            self.unchanged += self._one
+            self.unchanged += self._counts_as
             version = current.version
             self._rows.removed.append((document_id, FROM_TOPIC))
         elif here is not None and here.same_as(content_hash, metadata_hash):
             if here is pending:
-                self.duplicates += self._one
+                self.duplicates += self._counts_as
                 return True
             # One that is on its way from another file is the newer one.
             version = here.version if pending is None else None
             if here.version is not None:
-                self.unchanged += self._one
+                self.unchanged += self._counts_as
             elif current is None and twin is None:
                 return False  # what held its content has gone
             else:
                 self._count(current)
         elif current is not None and current.same_as(content_hash, metadata_hash):
-            self.unchanged += self._one
+            self.unchanged += self._counts_as
         elif current is None and twin is not None and twin != document_id:
-            self.duplicates += self._one
+            self.duplicates += self._counts_as
         else:
             return False
         self._note(self._place(document, version))
@@ -275,13 +278,15 @@ class Changes(Everything):
 
     def _leave_out(self, document: PreparedDocument, earlier: Place) -> None:
         """Note an exact duplicate under the same id, with other metadata."""
-        self.duplicates += self._one
+        self.duplicates += self._counts_as
         if document.file != earlier.file:
             self._note(self._place(document, None))
 
     def _note(self, place: Place) -> None:
         self._rows.places.append(place)
-        self._settled[place.id] = place
+        # One that only names the id does not hide the one that the topic has it from.
+        if place.version is not None or place.id not in self._settled:
+            self._settled[place.id] = place
 
     def _place(self, document: PreparedDocument, version: int | None) -> Place:
         return Place(
@@ -310,9 +315,9 @@ class Changes(Everything):
 
     def _count(self, current: Place | None) -> None:
         if current is None:
-            self.duplicates += self._one
+            self.duplicates += self._counts_as
         else:
-            self.unchanged += self._one
+            self.unchanged += self._counts_as
 
     def _settle(self, file: int) -> None:
         state = self._files[file]
@@ -340,6 +345,8 @@ def _to_json(refusals: Tally) -> str:
 
 
 def _from_json(text: str) -> list[tuple[Refusal, int]]:
+    # Without a count where an earlier version of the program wrote it.
     return [
-        (Refusal(Reason(reason), path, message), count) for reason, path, message, count in json.loads(text)
+        (Refusal(Reason(reason), path, message), count[0] if count else 1)
+        for reason, path, message, *count in json.loads(text)
     ]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embedstream.estimate_report import size_text
 from embedstream.settings import Settings
+from embedstream.size_text import size_text
 from producer.corpus import open_corpus
 from producer.documents import MAX_METADATA_BYTES, ReadDocument, check
 from producer.progress import Progress

@@ -290,8 +290,9 @@ class Ledger:
                 " version = excluded.version, run = excluded.run, source = excluded.source",
                 rows.places,
             )
+            # Of one id the last: acknowledgements come in the order of the versions.
             connection.executemany(
-                "UPDATE documents SET version = NULL WHERE id = ? AND file <> ?", rows.elsewhere
+                "UPDATE documents SET version = NULL WHERE id = ? AND file <> ?", dict(rows.elsewhere).items()
             )
             self._write_offsets(rows.offsets)
             if rows.highest_version > self.highest_version:

@@ -44,8 +44,13 @@ _COUNT_SECONDS = 0.5
 _TASK_BYTES = 1024 * 1024
 _TASK_FILES = 200
 _TASK_PATH_BYTES = 32 * 1024
-# Reasons for which a part of the corpus was not seen at all.
-_UNSEEN = frozenset({Reason.UNREADABLE, Reason.VANISHED, Reason.CHANGED, Reason.EXTRA_MISSING})
+# Reasons for which a part of the corpus was not seen, or not to its end.
+_UNSEEN = frozenset(
+    {
+        *(Reason.UNREADABLE, Reason.VANISHED, Reason.CHANGED, Reason.EXTRA_MISSING),
+        *(Reason.TRUNCATED, Reason.CORRUPT, Reason.EXPANDS_TOO_MUCH),
+    }
+)
 # Above this share of the documents, deletions have to be asked for by --force.
 _PRUNED_UNASKED = 0.05
 
@@ -200,7 +205,8 @@ class Run:
             if replaces:
                 told = f"it replaces another document of the corpus that has its id, {document.id[:200]}"
                 repeated = RefusedError(Reason.REPEATED_ID, told).at(where)
-                self._refuse(repeated)
+                if not self._reads_again:
+                    self._refuse(repeated)
                 changes.refused(document.file, repeated)
             try:
                 changes.sent(document, sender.send(document, where, above))
@@ -320,7 +326,7 @@ def _tasks(files: Iterator[FileToRead]) -> Iterator[Task]:
 
 def _piped(text: str) -> int:
     """Return how many bytes a text takes in a pipe, at most."""
-    return len(text) * (1 if text.isascii() else 3)
+    return len(text) * (1 if text.isascii() else 4)
 
 
 def _digest(rules: ReadingRules) -> int:

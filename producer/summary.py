@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from embedstream.errors import EmbedstreamError
-from embedstream.estimate_report import size_text
+from embedstream.size_text import size_text
 from producer.refusals import Refusal, refusal_lines, refusals_json
 
 __all__ = ["Summary"]

@@ -73,9 +73,7 @@ class Batch(NamedTuple):
     files: list[FoundFile]
 
 
-def check_paths(
-    paths: Sequence[str | Path], is_known: Callable[[str], bool], kinds: Iterable[str] = ()
-) -> None:
+def check_paths(paths: Sequence[str | Path], is_known: Callable[[str], bool], kinds: Iterable[str]) -> None:
     """Look at what was named on the command line, before anything is read.
 
     Args:
@@ -107,7 +105,7 @@ def check_paths(
         if not is_known(path.name):
             raise UsageError(
                 f"{told} is of no known kind",
-                f"name a folder, or a file that ends in {', '.join(kinds) or 'a known suffix'}",
+                f"name a folder, or a file that ends in {', '.join(kinds)}",
             )
 
 

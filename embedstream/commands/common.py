@@ -86,7 +86,7 @@ def allows_plaintext(command: Callable[..., Any]) -> Callable[..., Any]:
         kwargs["context"].meta[_ALLOW_PLAINTEXT] = allow_plaintext
         return command(*args, **kwargs)
 
-    option = typer.Option("--allow-plaintext", help="Speak to brokers on the internet without TLS.")
+    option = typer.Option("--allow-plaintext", help="Speak to servers on the internet without TLS.")
     one = inspect.Parameter(
         "allow_plaintext",
         inspect.Parameter.KEYWORD_ONLY,

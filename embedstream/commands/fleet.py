@@ -318,5 +318,7 @@ def _down(fleet: Fleet, as_json: bool) -> None:
     }
     lines = [f"ended {pod.name} ({pod.id})" for pod in ended]
     lines += [f"left alone, since another made it: {each}" for each in left]
-    lines.append(f"nothing is left running; it cost ${fleet.ledger.dollars:.2f}")
+    lines.append(
+        f"nothing {'of this fleet ' if left else ''}is left running; it cost ${fleet.ledger.dollars:.2f}"
+    )
     report(told, lines, as_json)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from embedstream.starter import Place, write_starter
 
 __all__ = ["init"]
 
@@ -13,9 +15,9 @@ __all__ = ["init"]
 def init(
     context: typer.Context,  # noqa: ARG001 - every command has one
     place: Annotated[
-        Literal["laptop", "local", "cloud"],
+        Place,
         typer.Argument(help="laptop: embedded broker and small model; local or cloud: where your Kafka is."),
-    ] = "laptop",
+    ] = Place.LAPTOP,
     to: Annotated[Path, typer.Option("--to", help="File to write; must not exist.")] = Path(
         "embedstream.toml"
     ),
@@ -26,7 +28,5 @@ def init(
 
     Example: embedstream init cloud
     """
-    from embedstream.starter import Place, write_starter
-
-    write_starter(to, Place(place))
+    write_starter(to, place)
     print(f"wrote {to}; `embedstream config show` tells what is set, `embedstream doctor` whether it works")

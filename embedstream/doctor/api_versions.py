@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from embedstream.settings import ConsumerSettings
 
-__all__ = ["Listener", "lacking"]
+__all__ = ["VersionLog", "lacking"]
 
 _LINE = re.compile(r"ApiKey (\w+?)(?:Request)? \(\d+\) Versions \d+\.\.(\d+)")
 
@@ -44,7 +44,7 @@ _CLASSIC = (_Need("JoinGroup", 5, "static members (KIP-345)"),)
 _CONSUMER = (_Need("ConsumerGroupHeartbeat", 0, "consumer.group_protocol consumer (KIP-848)"),)
 
 
-class Listener:
+class VersionLog:
     """A logger for a client with `debug=feature`: keeps the versions that brokers tell.
 
     Attributes:
@@ -66,7 +66,7 @@ def lacking(versions: Mapping[str, int], consumer: ConsumerSettings) -> list[str
     """Which needed requests a broker lacks, each with what it is for.
 
     Args:
-        versions: As `Listener` keeps them.
+        versions: As `VersionLog` keeps them.
         consumer: Delivery and group protocol decide what is needed.
     """
     needs = [*_ALWAYS]

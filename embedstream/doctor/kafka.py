@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from embedstream.doctor.api_versions import Listener, lacking
+from embedstream.doctor.api_versions import VersionLog, lacking
 from embedstream.doctor.finding import Finding, failed, from_error, ok, skipped, warning
 from embedstream.errors import ConfigError, EmbedstreamError
 from embedstream.kafka import all_topics, describe_error, make_admin
@@ -33,10 +33,10 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
 
 def look(settings: Settings) -> Iterator[Finding]:
     """Yield what Kafka is like; where it does not answer, the rest is not looked at."""
-    kafka, listener = settings.kafka, Listener()
+    kafka, version_log = settings.kafka, VersionLog()
     began = time.monotonic()
     try:
-        admin = make_admin(kafka, debug="feature", logger=listener)
+        admin = make_admin(kafka, debug="feature", logger=version_log)
         metadata = all_topics(admin)
     except EmbedstreamError as error:
         yield from_error("broker", error)
@@ -52,7 +52,7 @@ def look(settings: Settings) -> Iterator[Finding]:
     partitions = sorted(metadata.topics[kafka.documents_topic].partitions) if "documents" in there else []
     # A broker with ACLs hides the topics that a user may not describe.
     may_hide = "sasl.username" in kafka.client
-    yield _versions(listener, settings)
+    yield _versions(version_log, settings)
     yield from _topics(settings, may_hide)
     if there and (may_hide or len(there) == len(names)):
         yield _rights(admin, names, there)
@@ -62,14 +62,14 @@ def look(settings: Settings) -> Iterator[Finding]:
     yield _clock(admin, kafka.documents_topic, partitions)
 
 
-def _versions(listener: Listener, settings: Settings) -> Finding:
-    if not listener.versions:
+def _versions(version_log: VersionLog, settings: Settings) -> Finding:
+    if not version_log.versions:
         return skipped("api versions", "the broker does not tell them")
-    missing = lacking(listener.versions, settings.consumer)
+    missing = lacking(version_log.versions, settings.consumer)
     if missing:
         told = "the broker lacks " + "; ".join(missing)
         return failed("api versions", told, "take Apache Kafka 4 or what speaks its protocol")
-    return ok("api versions", f"{len(listener.versions)} requests, all that this program needs among them")
+    return ok("api versions", f"{len(version_log.versions)} requests, all that this program needs among them")
 
 
 def _topics(settings: Settings, may_hide: bool) -> Iterator[Finding]:

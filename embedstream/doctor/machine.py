@@ -19,7 +19,6 @@ from embedstream.state_folder import state_folder
 
 __all__ = ["LEAST_FREE_BYTES", "look"]
 
-OLDEST_PYTHON = (3, 11)
 # A ledger of 5 million documents takes 2 GB and a large model 1.3.
 LEAST_FREE_BYTES = 2 * 10**9
 # What adjtimex(2) returns of a clock that nothing keeps right.
@@ -38,8 +37,6 @@ def look(settings: Settings) -> Iterator[Finding]:
 
 def _python() -> Finding:
     told = f"Python {platform.python_version()}, embedstream {__version__}, {platform.system()}"
-    if sys.version_info < OLDEST_PYTHON:
-        return failed("python", told, "take Python 3.11 or later")
     if sys.platform != "linux":
         return warning("python", told, "only Linux is tested")
     return ok("python", told)
@@ -56,7 +53,7 @@ def _encoder(encoder: EncoderSettings) -> Iterator[Finding]:
         return
     import torch
 
-    from consumer.device import device_name, find_device, find_precision
+    from consumer.device import NVIDIA_DRIVER, device_name, find_device, find_precision
     from consumer.model_files import find_model, is_on_hub
 
     yield ok("torch", f"torch {torch.__version__}, built for CUDA {torch.version.cuda or 'not at all'}")
@@ -66,7 +63,7 @@ def _encoder(encoder: EncoderSettings) -> Iterator[Finding]:
     except EmbedstreamError as error:
         yield from_error("device", error)
     else:
-        if device.type == "cpu" and encoder.device == "auto" and _has_nvidia():
+        if device.type == "cpu" and encoder.device == "auto" and NVIDIA_DRIVER.exists():
             told += ", though there is an NVIDIA GPU that torch can't use"
             yield warning("device", told, "install a torch that is built for this driver's CUDA")
         else:
@@ -79,10 +76,6 @@ def _encoder(encoder: EncoderSettings) -> Iterator[Finding]:
             yield warning("model", f"{encoder.model} is not here, and the hub has it", mend)
         else:
             yield from_error("model", error)
-
-
-def _has_nvidia() -> bool:
-    return Path("/proc/driver/nvidia/version").exists()
 
 
 def _clock() -> Finding:
@@ -99,10 +92,15 @@ def _clock() -> Finding:
 
 def _disks() -> Iterator[Finding]:
     """Where ledgers and models go."""
+    try:
+        state = state_folder()
+    except EmbedstreamError as error:
+        yield from_error("disk (state)", error)
+        return
     cache = Path(os.environ.get("HF_HOME") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for name, folder, variable in (("state", state_folder(), "XDG_STATE_HOME"), ("cache", cache, "HF_HOME")):
+    for name, folder, variable in (("state", state, "XDG_STATE_HOME"), ("cache", cache, "HF_HOME")):
         check = f"disk ({name})"
-        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+        nearest = next(each for each in (folder, *folder.parents) if os.access(each, os.F_OK))
         if not os.access(nearest, os.W_OK):
             yield failed(check, f"{folder} can't be written", f"set {variable} to a folder that can")
             continue

@@ -42,6 +42,8 @@ LOOK_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)
 DELIVER_SECONDS = 30.0
 DOWN_ROUNDS = 30
 DOWN_PAUSE_SECONDS = 5.0
+# How often the API is asked for a bill that it does not have yet, or never will: of a pod that did not start.
+BILL_SECONDS = 600.0
 # Looks in a row without any pod, until none can show up late.
 QUIET_LOOKS = 2
 # A pod may cost a little more than its GPU's list price: its disk.
@@ -91,17 +93,14 @@ class Fleet:
         # Candidates whose pods did not start, or ended at once: those without such failures come first.
         self._failures: Counter[Candidate] = Counter()
         self._refusal = ""
+        self._bill_asked: dict[str, datetime] = {}
         self.failed_starts = 0
 
     def look(self) -> list[Pod]:
         """This fleet's pods, in the order of their slots; what they cost is written down."""
         pods = self._ours(self.runpod.pods())
         self.ledger.see(pods, self.now())
-        for pod_id, since in self.ledger.unbilled(self.now()):
-            dollars = self.runpod.billed(pod_id, since)
-            if dollars is None:
-                break  # asked again at the next look
-            self.ledger.settle(pod_id, dollars)
+        self._settle_bills()
         return pods
 
     def strangers(self) -> list[Pod]:
@@ -238,6 +237,17 @@ class Fleet:
             f"pods may still run and cost: {names}; {trouble or 'they are still listed'}",
             "run `embedstream fleet down` again, or end them in RunPod's console",
         )
+
+    def _settle_bills(self) -> None:
+        now = self.now()
+        for pod_id, since in self.ledger.unbilled(now):
+            asked = self._bill_asked.get(pod_id)
+            if asked is not None and (now - asked).total_seconds() < BILL_SECONDS:
+                continue
+            self._bill_asked[pod_id] = now
+            dollars = self.runpod.billed(pod_id, since)
+            if dollars is not None:
+                self.ledger.settle(pod_id, dollars)
 
     def _ours(self, pods: Sequence[Pod]) -> list[Pod]:
         """Those with our names and our marker, whatever the job."""

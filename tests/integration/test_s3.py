@@ -22,7 +22,7 @@ from producer import s3
 from producer.corpus import open_corpus
 from producer.documents import RawDocument, check
 from producer.refusals import Reason, Refusal
-from producer.sources import is_known, read
+from producer.sources import SOURCES, is_known, read
 from producer.walk import Batch, check_paths, walk
 
 pytestmark = pytest.mark.slow
@@ -177,7 +177,7 @@ def test_what_is_not_there_or_not_allowed_is_one_line(bucket: Any) -> None:
         ("s3://", "no bucket"),
     ):
         with pytest.raises(UsageError, match=told) as caught:
-            check_paths([uri], is_known)
+            check_paths([uri], is_known, SOURCES)
         assert "\n" not in str(caught.value)
 
 
@@ -189,14 +189,14 @@ def test_an_endpoint_that_is_down_and_missing_credentials_are_one_line(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(ServiceUnavailableError, match="AWS_ENDPOINT_URL"):
-        check_paths(["s3://corpus/c"], is_known)
+        check_paths(["s3://corpus/c"], is_known, SOURCES)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID"):
-        check_paths(["s3://corpus/c"], is_known)
+        check_paths(["s3://corpus/c"], is_known, SOURCES)
 
 
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

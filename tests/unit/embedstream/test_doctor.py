@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedstream.doctor import Diagnosis, Finding, State
-from embedstream.doctor.api_versions import Listener, lacking
+from embedstream.doctor.api_versions import VersionLog, lacking
 from embedstream.doctor.finding import failed, ok, skipped, warning
 from embedstream.doctor.kafka import ROLES, told_of_rights
 from embedstream.doctor.machine import look as look_at_machine
@@ -64,12 +64,12 @@ def test_what_is_needed_depends_on_delivery_and_protocol() -> None:
 
 
 def test_of_several_brokers_the_oldest_counts() -> None:
-    listener = Listener()
+    version_log = VersionLog()
     for version in (9, 3, 7):
-        listener.log(7, "%s: ApiKey Produce (0) Versions 0..%d", "broker", version)
-    listener.log(7, "  ApiKey IncrementalAlterConfigsRequest (44) Versions 0..1")
-    listener.log(7, "Feature MsgVer1: Produce (2..32767) supported by broker")
-    assert listener.versions == {"Produce": 3, "IncrementalAlterConfigs": 1}
+        version_log.log(7, "%s: ApiKey Produce (0) Versions 0..%d", "broker", version)
+    version_log.log(7, "  ApiKey IncrementalAlterConfigsRequest (44) Versions 0..1")
+    version_log.log(7, "Feature MsgVer1: Produce (2..32767) supported by broker")
+    assert version_log.versions == {"Produce": 3, "IncrementalAlterConfigs": 1}
 
 
 @pytest.mark.parametrize(

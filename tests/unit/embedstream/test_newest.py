@@ -154,7 +154,7 @@ EVENTS = st.lists(
 
 
 def chosen_by_the_rules(events: list[tuple[str, int, int]]) -> set[int]:
-    """What `schemas/README.md` says, word by word; the number of an event is its offset."""
+    """What `docs/formats.md` says, word by word; the number of an event is its offset."""
     for version in range(4, 0, -1):
         segments = 1 + version % 2
         of_version = [

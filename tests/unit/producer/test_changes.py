@@ -1,4 +1,4 @@
-"""What is sent of a corpus that a ledger knows, without a broker: what is sent counts as arrived at once."""
+"""What is sent of a corpus that a ledger knows, without a broker: what was sent arrives at once, or late."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from embedstream.settings import ProducerSettings
 from producer.changes import Changes
 from producer.corpus import open_corpus, root_name
-from producer.documents import RawDocument, check, prepare
+from producer.documents import PreparedDocument, RawDocument, check, prepare
 from producer.ledger import FROM_TOPIC, Identity, Ledger, Place, Rows
 from producer.prune import Vanished
 from producer.reading import read_task
@@ -64,9 +64,17 @@ class Job:
         path.write_text("".join(json.dumps(each) + "\n" for each in documents))
         os.utime(path, ns=(self._time, self._time))
 
-    def run(self, *, duplicates: str = "skip", too_large: Collection[str] = (), prune: bool = False) -> Found:
+    def run(
+        self,
+        *,
+        duplicates: str = "skip",
+        too_large: Collection[str] = (),
+        prune: bool = False,
+        acknowledged_late: bool = False,
+    ) -> Found:
         """Run once; the ids of `too_large` are what the broker refuses."""
         found = Found()
+        sent: list[tuple[PreparedDocument, int]] = []
         corpus = open_corpus([self.root], ProducerSettings())
         with Ledger.open(self.path, IDENTITY) as ledger:
             ledger.begin_run({})
@@ -91,9 +99,13 @@ class Job:
                         found.sent.append(document.id)
                         found.replaced += [document.id] if replaces else []
                         changes.sent(document, self._version)
-                        changes.arrived(document, self._version)
+                        sent.append((document, self._version))
+                        if not acknowledged_late:
+                            changes.arrived(*sent.pop())
                     for file in chunk.ended:
                         changes.ended(file)
+            for each in sent:
+                changes.arrived(*each)
             changes.commit({})
             if prune:
                 vanished.find()
@@ -152,6 +164,23 @@ def test_kept_duplicates_of_one_id_and_other_texts_under_it_are_told(job: Job) -
     assert len(found.replaced) == 3
     assert found.replaced[-1] == "x"
     assert job.run(duplicates="keep").read == 0
+
+
+def test_of_two_files_with_one_id_whose_acknowledgements_come_together_the_later_counts(job: Job) -> None:
+    job.lines("a.jsonl", {"id": "x", "content": "One."})
+    job.lines("b.jsonl", {"id": "x", "content": "Two."})
+    assert job.run(acknowledged_late=True).sent == ["x", "x"]
+    with closing(Ledger.open(job.path, IDENTITY)) as ledger:
+        versions = sorted((each.version or 0 for each in ledger.places(["x"])["x"]), reverse=True)
+    assert versions == [2, 0]
+    assert job.run().sent == []
+
+
+def test_a_text_that_another_one_replaced_under_its_id_is_sent_for_the_next_that_has_it(job: Job) -> None:
+    job.lines("a.jsonl", {"id": "x", "content": "First."}, {"id": "x", "content": "Second."})
+    job.lines("b.jsonl", {"id": "y", "content": "First."})
+    found = job.run(acknowledged_late=True)
+    assert (found.sent, found.duplicates) == (["x", "x", "y"], 0)
 
 
 def test_a_document_that_changed_since_the_last_run_replaces_nothing_of_this_one(job: Job) -> None:
