@@ -390,11 +390,8 @@ def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigErro
     hidden = is_secret(name) or isinstance(value, dict)
     # A URL may hold a password, and one that is wrong may hold it anywhere.
     told = "" if hidden or name.endswith(".url") else f" = {value!r}"
-    return ConfigError(f"{name}{told} (from {source}) is wrong", _mend(first["msg"]))
-
-
-def _mend(message: str) -> str:
-    return message.removeprefix("Value error, ").removeprefix("Input ").strip()
+    mend = first["msg"].removeprefix("Value error, ").removeprefix("Input ").strip()
+    return ConfigError(f"{name}{told} (from {source}) is wrong", mend)
 
 
 def _gpu_index() -> str:

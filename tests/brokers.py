@@ -12,8 +12,10 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Self
 
@@ -42,6 +44,19 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_KAFKA = REPOSITORY.parent / "shared" / "kafka"
 SERVER_START = Path("bin") / "kafka-server-start.sh"
 CLUSTER_ID = "ZW1iZWRzdHJlYW0tdGVzdA"
+# Below 32768, from where on Linux gives ports to who asks for any: a client's connection may have one of
+# those before a server of a test gets to it. Each worker of pytest-xdist has ports of its own; other runs on
+# this machine begin elsewhere.
+FIRST_PORT, PORTS_OF_A_WORKER, WORKERS = 10_000, 1_400, 16
+
+
+def _ports_of_this_worker() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    ports = range(FIRST_PORT + worker * PORTS_OF_A_WORKER, FIRST_PORT + (worker + 1) * PORTS_OF_A_WORKER)
+    return islice(cycle(ports), os.getpid() % PORTS_OF_A_WORKER, None)
+
+
+_PORTS = _ports_of_this_worker()
 
 
 @dataclass(frozen=True)
@@ -71,15 +86,16 @@ def find_kafka() -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nothing listened on a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Return ports of 127.0.0.1 that nothing listened on a moment ago, and that were not returned lately."""
+    found: list[int] = []
+    for port in islice(_PORTS, PORTS_OF_A_WORKER):
+        if len(found) == count:
+            break
+        with suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+    assert len(found) == count, "nearly all ports are in use"
+    return found
 
 
 class ApacheNode:

@@ -15,12 +15,16 @@ from tests.unit.consumer.items import a_value
 __all__ = ["committed", "documents", "outcome", "send"]
 
 
-def send(topics: Topics, values: Sequence[bytes | None], partitions: int = 3) -> None:
-    """Sends the values to the partitions in turn; None is a deletion."""
+def send(topics: Topics, values: Sequence[bytes | None], partitions: int = 3, timestamp: int = 0) -> None:
+    """Sends the values to the partitions in turn; None is a deletion.
+
+    `timestamp` is that of the records, in milliseconds since the epoch; 0 is now.
+    """
     producer = make_producer(topics.kafka)
     for number, value in enumerate(values):
         headers = deletion_headers(1) if value is None else []
-        producer.produce(topics.documents, value, b"key", partition=number % partitions, headers=headers)  # type: ignore[arg-type]
+        partition = number % partitions
+        producer.produce(topics.documents, value, b"key", partition, timestamp=timestamp, headers=headers)  # type: ignore[arg-type]
     assert producer.flush(30) == 0
 
 

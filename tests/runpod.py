@@ -23,6 +23,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
+from tests.runpod_pod import ACTIONS, FakePod, Fate
+
 __all__ = ["CATALOGUE", "KEY", "FakePod", "FakeRunPod", "Fate", "Fault"]
 
 KEY = "rpa_TESTKEY0123456789"
@@ -32,20 +34,12 @@ CREATE_FIELDS = {
     "globalNetworking", "mounts", "startJupyter", "startSsh", "templateId",
 }  # fmt: skip
 GPU_FIELDS = {"id", "count", "allowedCudaVersions", "minCudaVersion"}
-ACTIONS = {
-    "RUNNING": {"stop", "restart", "terminate"},
-    "EXITED": {"start", "terminate"},
-    "ERROR": {"start", "terminate"},
-    "PROVISIONING": {"stop", "terminate"},
-    "STARTING": {"stop", "terminate"},
-}
 CATALOGUE: dict[str, dict[str, Any]] = {
     "NVIDIA GeForce RTX 4090": {"name": "RTX 4090", "memory": 24, "secure": 0.69, "community": 0.34},
     "NVIDIA GeForce RTX 3090": {"name": "RTX 3090", "memory": 24, "secure": 0.46, "community": 0.22},
     "NVIDIA RTX A5000": {"name": "RTX A5000", "memory": 24, "secure": 0.27, "community": 0.16},
     "NVIDIA H100 80GB HBM3": {"name": "H100 SXM", "memory": 80, "secure": 2.69, "community": None},
 }
-PROVISIONING_SECONDS, STARTING_SECONDS = 20.0, 60.0
 
 Fault = Literal[
     "429",
@@ -58,54 +52,12 @@ Fault = Literal[
     "402",
     "403",
 ]
-Fate = Literal[
-    "runs",
-    "never starts",
-    "fails at once",
-    "vanishes",
-    "vanishes at once",
-    "exits",
-    "shows up late",
-    "drains",
-    "is strange",
-]
 # What each request may be asked with.
 QUERIES = {
     "/pods": set[str](),
     "/catalog/gpus": {"include", "product", "cloud"},
     "/billing/pods": {"podId", "startTime", "endTime", "bucketSize"},
 }
-
-
-@dataclass
-class FakePod:
-    """One pod; `charged` is dollars."""
-
-    id: str
-    body: dict[str, Any]
-    price: float
-    made: float
-    fate: Fate
-    stopped: float | None = None
-    gone: float | None = None
-    charged: float = 0.0
-    late_looks: int = 0
-
-    def status(self, now: float) -> str:
-        age = now - self.made
-        if self.gone is not None:
-            return "TERMINATED"
-        if self.stopped is not None:
-            return "EXITED"
-        if self.fate == "is strange":
-            return "MIGRATING"
-        if self.fate == "fails at once" and age > PROVISIONING_SECONDS:
-            return "ERROR"
-        if age < PROVISIONING_SECONDS:
-            return "PROVISIONING"
-        if age < STARTING_SECONDS or self.fate == "never starts":
-            return "STARTING"
-        return "RUNNING"
 
 
 @dataclass

@@ -86,11 +86,16 @@ def watch(bootstrap: str, folder: Path, seconds: float, *, falling: bool, seed: 
                 token_budget=TOKEN_BUDGET,
             )
         url = f"http://127.0.0.1:{port}/metrics"
-        ends = wait_until(
-            lambda: scrape(url, None).by("embedstream_job_start_end_offset", "partition"), 60, "up"
-        )
+
+        def ends_of_all() -> dict[str, float] | None:
+            told = scrape(url, None).by("embedstream_job_start_end_offset", "partition")
+            return told if len(told) == PARTITIONS else None
+
+        ends = wait_until(ends_of_all, 60, "not all partitions were told")
         next_look = time.monotonic()
+        deadline = next_look + 60 + 4 * seconds
         while True:
+            assert time.monotonic() < deadline, f"the job of about {seconds} s does not end"
             found = offsets.read(topics.documents, range(PARTITIONS))
             now = time.monotonic()
             if all(p in found and found[p].offset >= ends[str(p)] for p in range(PARTITIONS)):

@@ -23,7 +23,8 @@ def test_a_machine_is_measured_from_kafka_to_kafka_and_leaves_no_topic(
     done = run_cli("bench", *MODEL, "--bootstrap-servers", broker.bootstrap, *flags, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert 0 < found["share_of_peak"] < 1
+    # Speed and peak are measured one after the other: what else the machine does meanwhile is in one of them.
+    assert found["share_of_peak"] > 0
     assert found["kafka"]["passages"] > 0
     assert found["costs"]["corpus_dollars"] == pytest.approx(found["costs"]["corpus_hours"] * 0.5)
     assert json.loads(speeds.read_text())["speeds"][0]["architecture"] == "bert-6x384x1536"

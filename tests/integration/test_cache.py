@@ -232,4 +232,4 @@ def test_a_warm_replay_computes_nothing_and_is_five_times_as_fast(
     assert sum(warm.requests(each) for each in ("recent", "miss", "invalid", "error", "skipped")) == 0
     assert warm.vectors() == cold.vectors()
     assert warm.outcome().is_exactly_once
-    assert cold.seconds / warm.seconds >= 5
+    assert 5 * warm.seconds <= cold.seconds

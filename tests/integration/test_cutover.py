@@ -60,6 +60,7 @@ def test_the_first_alias_may_stand_for_what_is_live(embedded_broker: BrokerHandl
     assert f"has stood for {topics.embeddings} only" in back.stderr
 
 
+@pytest.mark.slow
 def test_an_alias_whose_topic_before_is_gone_has_no_way_back(embedded_broker: BrokerHandle) -> None:
     topics = make_topics(embedded_broker.bootstrap)
     before = Alias(f"{topics.embeddings}.gone", "m", "f", 8, topics.documents, "g", {0: 0}, 1)

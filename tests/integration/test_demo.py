@@ -122,9 +122,9 @@ def test_on_a_configured_broker_it_takes_its_topics_and_group_away_again(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ended_by_a_signal_it_leaves_nothing(start: Start, scratch: Path, number: signal.Signals) -> None:
     process = start()
-    wait_until(lambda: any("consume" in line for line in running_in(scratch)), 60)
+    wait_until(lambda: any("consume" in line for line in running_in(scratch)), 240)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 128 + number, stderr
     assert "Verified" not in stdout
     assert list(scratch.iterdir()) == []

@@ -134,6 +134,7 @@ def test_a_password_in_the_cache_s_url_is_not_told(well: Topics) -> None:
     assert "s3cret" not in "\n".join(diagnosis.lines()) + json.dumps(diagnosis.to_json())
 
 
+@pytest.mark.slow
 def test_a_registry_that_is_away_is_69(well: Topics) -> None:
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"

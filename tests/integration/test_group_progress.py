@@ -87,6 +87,7 @@ def test_a_topic_without_records_is_done_and_one_that_is_gone_is_named(topics: T
         progress.look()
 
 
+@pytest.mark.slow
 def test_a_topic_that_grows_for_weeks_is_known_by_as_much_as_at_first(topics: Topics) -> None:
     group = topics.documents
     with GroupProgress(topics.kafka, group) as progress:
@@ -119,6 +120,7 @@ class Purse:
         return made
 
 
+@pytest.mark.slow
 def test_what_a_daemon_has_cost_survives_it_and_adds_up_over_the_group(topics: Topics) -> None:
     purse = Purse(topics)
     one, two = purse.of("one", 3600.0), purse.of("two", 7200.0)
@@ -150,6 +152,7 @@ def test_what_a_daemon_has_cost_survives_it_and_adds_up_over_the_group(topics: T
         each.close()
 
 
+@pytest.mark.slow
 def test_a_daemon_that_was_killed_costs_no_more_before_long(topics: Topics) -> None:
     purse = Purse(topics)
     one = purse.of("one", 3600.0)
@@ -162,6 +165,7 @@ def test_a_daemon_that_was_killed_costs_no_more_before_long(topics: Topics) -> N
     one.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [-5, 0.9])  # brokers refuse what is an hour ahead
 def test_clocks_that_are_wrong_make_nobody_cheap_or_dear(topics: Topics, hours: float) -> None:
     purse = Purse(topics)

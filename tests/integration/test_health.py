@@ -71,13 +71,13 @@ def test_a_daemon_is_alive_while_it_loads_ready_when_it_may_work_and_neither_is_
 ) -> None:
     health = Health()
     daemon = hash_daemon(*health.flags, load_seconds=1.5)
-    wait_until(lambda: health.get("/healthz")[0], 30, "nothing listens")
+    wait_until(lambda: health.get("/healthz")[0], 60, "nothing listens")
     status, document = health.get("/readyz")
     assert (status, document["state"]) == (503, "starting")
     assert health.failed() == []
     health.wait_ready()
     send(topics, documents(30))
-    wait_until(lambda: sum(committed(topics).values()) == 30, 30, "everything is committed")
+    wait_until(lambda: sum(committed(topics).values()) == 30, 60, "everything is committed")
     assert health.failed() == []
     assert health.is_ready()
     with urllib.request.urlopen(f"http://127.0.0.1:{health.port}/metrics", timeout=10) as answer:

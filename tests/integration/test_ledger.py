@@ -57,6 +57,7 @@ def test_only_what_has_changed_is_sent_and_its_version_rises(corpus: Corpus) -> 
     assert corpus.kept()["content.json"] == "After.."
 
 
+@pytest.mark.slow
 def test_a_document_goes_from_a_to_b_and_back_to_a(corpus: Corpus) -> None:
     for content in ("A.", "B...", "A."):
         corpus.write("one.json", content)
@@ -85,6 +86,7 @@ def test_exact_duplicates_are_sent_once_and_counted(corpus: Corpus) -> None:
     assert corpus.sent(duplicates="keep") == {"b.json", "c.json"}
 
 
+@pytest.mark.slow
 def test_a_duplicate_is_sent_when_the_one_that_was_sent_has_changed(corpus: Corpus) -> None:
     for name in ("a.json", "b.json", "c.json"):
         corpus.write(name, "The same.")
@@ -95,6 +97,7 @@ def test_a_duplicate_is_sent_when_the_one_that_was_sent_has_changed(corpus: Corp
     assert corpus.kept() == {"a.json": "Another one.", "b.json": "The same."}
 
 
+@pytest.mark.slow
 def test_a_duplicate_is_sent_when_the_one_that_was_sent_has_vanished(corpus: Corpus) -> None:
     for name in ("a.json", "b.json"):
         corpus.write(name, "The same.")
@@ -115,6 +118,7 @@ def test_one_id_in_two_files_is_the_last_ones_and_falls_back_to_the_first(corpus
     assert corpus.kept() == {"same": "First."}
 
 
+@pytest.mark.slow
 def test_what_decides_about_the_documents_has_files_read_again(corpus: Corpus) -> None:
     corpus.write("a.json", "A.", name="named")
     corpus.run()
@@ -246,6 +250,7 @@ def test_without_a_ledger_everything_is_sent_and_nothing_written(corpus: Corpus)
     assert not corpus.ledger.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_in_order_and_the_next_goes_on(
     corpus: Corpus, tmp_path: Path, number: signal.Signals, code: int

@@ -45,6 +45,7 @@ def test_what_has_vanished_is_deleted_and_comes_back(corpus: Corpus) -> None:
     assert len(corpus.kept()) == 43
 
 
+@pytest.mark.slow
 def test_a_line_that_a_run_without_prune_found_gone_is_deleted_by_the_next_with_it(corpus: Corpus) -> None:
     lines = [{"id": str(n), "content": f"Line {n}."} for n in range(40)]
     corpus.write_lines("lines.jsonl", *lines)
@@ -87,6 +88,7 @@ def test_a_document_that_is_refused_now_keeps_its_old_version(corpus: Corpus) ->
     assert corpus.sent(prune=True, force=True) == set()
 
 
+@pytest.mark.slow
 def test_other_roots_are_not_pruned(corpus: Corpus) -> None:
     corpus.write("a/1.json", "One.")
     corpus.write("b/2.json", "Two.")
@@ -96,6 +98,7 @@ def test_other_roots_are_not_pruned(corpus: Corpus) -> None:
     assert corpus.kept() == {"1.json": "One.", "2.json": "Two."}
 
 
+@pytest.mark.slow
 def test_a_file_that_was_moved_takes_its_document_with_it(corpus: Corpus) -> None:
     corpus.write("old/a.json", "Text.", id="named")
     corpus.write("b.json", "Other.")
@@ -127,6 +130,7 @@ def test_nothing_has_vanished_while_a_file_can_not_be_read(
     assert corpus.kept() == {"a": "A.", "b.json": "B."}
 
 
+@pytest.mark.slow
 def test_what_a_file_with_a_bad_line_lacks_is_kept_and_told(corpus: Corpus) -> None:
     lines = [{"id": str(n), "content": f"Line {n}."} for n in range(3)]
     path = corpus.write_lines("lines.jsonl", *lines)

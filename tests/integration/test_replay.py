@@ -97,6 +97,7 @@ def test_a_replay_embeds_everything_again_and_the_alias_goes_over_and_back(
         roll_back(settings_of(topics), alias_of(topics))
 
 
+@pytest.mark.slow
 def test_what_does_not_add_up_is_not_cut_over(embedded_broker: BrokerHandle) -> None:
     topics = make_topics(embedded_broker.bootstrap, 1)
     send(topics, documents(9), 1)
@@ -122,6 +123,7 @@ def test_what_does_not_add_up_is_not_cut_over(embedded_broker: BrokerHandle) -> 
     assert alias_of(topics) not in read_aliases(topics.kafka)
 
 
+@pytest.mark.slow
 def test_what_is_lost_is_counted_though_the_broker_has_forgotten_the_live_group(
     embedded_broker: BrokerHandle,
 ) -> None:

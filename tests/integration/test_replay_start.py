@@ -79,11 +79,10 @@ def test_a_replay_of_what_comes_from_now_on_goes_on_before_it_has_embedded_anyth
 
 @pytest.mark.slow
 def test_a_time_begins_each_partition_at_the_first_record_since(topics: Topics, daemons: Daemons) -> None:
-    send(topics, documents(9))
-    time.sleep(1.1)  # the time is given in seconds
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    time.sleep(1.1)
-    send(topics, documents(4, first=9))
+    second = int(time.time()) - 60
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
+    send(topics, documents(9), timestamp=1000 * second - 1)
+    send(topics, documents(4, first=9), timestamp=1000 * second)
     done = daemons.replay(topics, output_of(topics), "--until-drained", "--from", since, **SECOND)
     assert done.wait() == 0, done.log
     (begun,) = done.events("replay_begun")

@@ -44,6 +44,7 @@ def test_records_with_and_without_headers_keep_their_order(topics: Topics) -> No
     assert values_of(topics, 1) == values[1::2]
 
 
+@pytest.mark.slow
 def test_more_records_than_the_client_holds_at_once_all_arrive_in_order(topics: Topics) -> None:
     values = [str(n).encode() for n in range(20_000)]
     producer = a_producer(topics, queue_buffering_max_messages=700)

@@ -81,6 +81,7 @@ def test_a_path_that_is_no_model_is_one_line(embedded_topics: Topics) -> None:
     assert "encoder.model" in last_line(done)
 
 
+@pytest.mark.slow
 def test_a_precision_that_the_device_lacks_is_one_line(embedded_topics: Topics) -> None:
     done = run_cli("consume", *embedded_topics.flags, *MODEL, "--device", "cpu", "--precision", "fp16")
     assert done.returncode == 78, done.stderr
@@ -95,6 +96,7 @@ def test_a_metrics_port_in_use_is_named_with_the_mend(embedded_topics: Topics) -
     assert f"metrics.port {port}" in last_line(done)
 
 
+@pytest.mark.slow
 def test_verify_of_a_group_without_offsets_says_so(embedded_topics: Topics) -> None:
     producer = make_producer(embedded_topics.kafka)
     producer.produce(embedded_topics.documents, b"something")

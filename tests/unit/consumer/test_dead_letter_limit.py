@@ -36,6 +36,7 @@ def tripped_at(outcomes: list[bool], ratio: float, span: int) -> int | None:
     return None
 
 
+@pytest.mark.slow
 def test_one_in_a_hundred_never_stops_a_daemon() -> None:
     limit = DeadLetterLimit(0.5, 1000)
     for number in range(100_000):

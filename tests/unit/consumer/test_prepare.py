@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -112,19 +111,17 @@ def test_a_rate_holds_back_what_is_taken_and_not_what_was_taken_before() -> None
     inputs: BoundedQueue[Polled] = BoundedQueue(10_000_000)
     windows: BoundedQueue[Window] = BoundedQueue(100)
     preparer = a_preparer(inputs, windows, rate=1000)
-    thread = threading.Thread(target=preparer.run)
+    thread = threading.Thread(target=preparer.run, daemon=True)
     inputs.put(a_document(offset=0, lengths=(600_000,)).input)
     thread.start()
     # The first comes through at once; what it takes is then due for ten minutes.
     assert windows.get(30.0) is not None
     inputs.put(a_document(offset=1).input)
-    began = time.monotonic()
     assert windows.get(0.5) is None
     # Held back, it still ends at once.
     inputs.close(discard=True)
     thread.join(30.0)
     assert not thread.is_alive()
-    assert time.monotonic() - began < 60
 
 
 def test_what_waits_of_a_partition_that_was_taken_away_is_not_prepared() -> None:
@@ -139,7 +136,8 @@ def test_what_waits_of_a_partition_that_was_taken_away_is_not_prepared() -> None
         inputs.put(one)
     inputs.put(an_end(offset=3, partition=0, assignment=1))
     ownership.withdraw([("documents", 0)])
-    thread = threading.Thread(target=a_preparer(inputs, windows, current=ownership.current).run)
+    preparer = a_preparer(inputs, windows, current=ownership.current)
+    thread = threading.Thread(target=preparer.run, daemon=True)
     thread.start()
     items: list[Polled] = []
     while len(items) < len(kept):

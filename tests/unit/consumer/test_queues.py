@@ -47,7 +47,7 @@ def test_a_put_that_waits_goes_on_when_there_is_room() -> None:
         queue.put(2)
         done.set()
 
-    thread = threading.Thread(target=put)
+    thread = threading.Thread(target=put, daemon=True)
     thread.start()
     assert not done.wait(0.05)
     assert queue.get() == 1
@@ -67,7 +67,7 @@ def test_closing_wakes_a_put_that_waits() -> None:
         except Closed:
             raised.set()
 
-    thread = threading.Thread(target=put)
+    thread = threading.Thread(target=put, daemon=True)
     thread.start()
     queue.close(discard=True)
     assert raised.wait(5)
@@ -84,7 +84,7 @@ def test_closing_wakes_a_get_that_waits() -> None:
         except Closed:
             raised.set()
 
-    thread = threading.Thread(target=get)
+    thread = threading.Thread(target=get, daemon=True)
     thread.start()
     queue.close()
     assert raised.wait(5)

@@ -103,10 +103,11 @@ def test_an_address_of_ipv6_is_listened_on() -> None:
 def test_who_connects_and_says_nothing_is_let_go_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(metrics_server._Handler, "timeout", 0.2)
     (port,) = free_ports(1)
     serve(Metrics(), MetricsSettings(port=port))
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as silent:
-        assert silent.recv(1) == b""
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics_server._Handler, "timeout", 0.2)
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as silent:
+            assert silent.recv(1) == b""
     assert get(port, "/metrics")[0] == 200
     assert "Traceback" not in capfd.readouterr().err

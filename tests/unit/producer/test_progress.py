@@ -88,7 +88,7 @@ def test_a_corpus_that_is_known_is_not_walked_a_second_time(every_time: None) ->
     with Progress(shown=True, measure=measure) as progress:
         progress.skipped(1_000_000)
         progress.read(1000)
-        assert measured == []
+        assert not progress._measures
         progress.read(100_000)
         wait_until(lambda: progress.total, message="the corpus was not measured")
     assert measured == [True]

@@ -8,6 +8,7 @@ import pytest
 
 from embedstream.errors import BudgetUsedUpError, ConfigError
 from embedstream.fleet.client import NoBalanceError
+from embedstream.fleet.fleet import BILL_SECONDS
 from embedstream.fleet.plan import LONGEST_SECONDS, deadline
 from tests.runpod import FakeRunPod
 from tests.unit.embedstream.fleet.fleets import (
@@ -161,6 +162,7 @@ def test_what_a_pod_cost_that_nobody_saw_end_is_not_less_than_the_truth_and_then
     api.faults = [("GET /billing", "500")]
     fleet.look()
     assert fleet.ledger.dollars > api.dollars
+    api.sleep(BILL_SECONDS)
     fleet.look()
     assert fleet.ledger.dollars == pytest.approx(api.dollars)
     assert a_fleet(api, tmp_path).ledger.dollars == pytest.approx(api.dollars)

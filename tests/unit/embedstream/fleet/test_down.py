@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -155,14 +155,13 @@ def test_commands_at_the_same_time_lose_nothing_of_the_fleets_file(tmp_path: Pat
             Ledger(path).see(pods, api.time())
 
     pods = a_fleet(api, tmp_path).look()
-    threads = [threading.Thread(target=look) for _ in range(4)]
-    for each in threads:
-        each.start()
-    for number in range(50, 0, -1):
-        Ledger(path).ask_for(a_spec(number))
-        assert Ledger(path).spec == a_spec(number)
-    for each in threads:
-        each.join()
+    with ThreadPoolExecutor(4) as pool:
+        looking = [pool.submit(look) for _ in range(4)]
+        for number in range(50, 0, -1):
+            Ledger(path).ask_for(a_spec(number))
+            assert Ledger(path).spec == a_spec(number)
+        for each in looking:
+            each.result()
     assert Ledger(path).spec == a_spec(1)
     assert len(json.loads(path.read_text())["bills"]) == 4
 
