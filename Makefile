@@ -3,8 +3,10 @@
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Most tests wait for brokers and processes; those of a file share them.
+# Most tests wait for brokers and processes; those of a file share them. Threads that wait for work in both must
+# not spin: each would take a core from the other's.
 PARALLEL := -n 2 --dist loadfile
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 .PHONY: help demo test test-all faults soak bench coverage lint format venv clean
 
@@ -25,11 +27,11 @@ demo: $(INSTALLED)
 	$(BIN)/embedstream demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests $(PARALLEL) -m 'not slow and not gpu and not faults'
+	$(PYTEST) tests $(PARALLEL) -m 'not slow and not gpu and not faults'
 
 # What is measured runs alone.
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest tests --ignore tests/bench $(PARALLEL) -m 'slow and not gpu and not faults'
+	$(PYTEST) tests --ignore tests/bench $(PARALLEL) --durations 25 -m 'slow and not gpu and not faults'
 	$(BIN)/python -m pytest tests/bench -m 'slow and not gpu'
 	$(MAKE) faults
 

@@ -12,7 +12,7 @@ from embedstream.kafka import make_admin
 from embedstream.settings import KafkaSettings
 from embedstream.topics import check_topics, create_topics
 from tests.brokers import BrokerHandle, free_ports
-from tests.kafka import Topics
+from tests.kafka import Topics, wait_until
 
 
 @pytest.fixture
@@ -34,6 +34,8 @@ def names(kafka: KafkaSettings) -> list[str]:
 def make(admin: AdminClient, topic: str, partitions: int, **settings: str) -> None:
     config = {key.replace("_", "."): value for key, value in settings.items()}
     admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(30.0)
+    # The controller has made it; brokers hear of it a moment later.
+    wait_until(lambda: topic in admin.list_topics(timeout=10.0).topics, 30, f"{topic} is seen")
 
 
 def test_topics_that_were_just_made_have_nothing_wrong(kafka: KafkaSettings) -> None:
