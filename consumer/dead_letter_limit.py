@@ -7,7 +7,7 @@ were cut into windows makes no difference, and a window is judged before anythin
 Fewer than a tenth of the span are too few to judge by. A daemon that has just been started knows nothing of
 what was before; if it let the first few through every time, a supervisor that starts it again and again would
 empty the topic into the dead letters. So a share over the limit among too few records is undecided, and the
-deliver stage holds such windows back until there are enough to judge by, or the end of their partitions shows
+deliver stage holds such windows back until there are enough to judge by, or the ends of all partitions show
 that no more are there. What gets through is bounded by that: of the records that a daemon delivered, or of
 the last span of them, at most the limit's share are dead letters, unless it delivered fewer than a tenth of
 the span and had reached the end of the partitions.

@@ -114,6 +114,8 @@ class Deliverer:
         self._moved = moved
         self._busy = False
         self._held: list[_Built] = []
+        # Under which assignment the end of a partition was seen, with nothing after it.
+        self._ends: dict[tuple[str, int], int] = {}
         metrics.queue_depth.labels(stage="deliver").set_function(lambda: len(embedded))
 
     @property
@@ -175,6 +177,7 @@ class Deliverer:
             now_ms=time.time_ns() // 1_000_000,
         )
         self._limit.judge(items)
+        self._note_ends(items)
         self._held.append(_Built(embedded.window.number, items, time.monotonic() - started))
         if self._limit.is_undecided and len(self._held) == 1:
             _log.info(
@@ -214,11 +217,22 @@ class Deliverer:
             self._deliver(built)
         self._held.clear()
 
+    def _note_ends(self, items: Sequence[ItemRecords]) -> None:
+        for each in items:
+            source = polled(each.item)
+            if isinstance(source, EndOfPartition):
+                self._ends[source.topic, source.partition] = source.assignment
+            else:
+                self._ends.pop((source.topic, source.partition), None)
+
     def _partitions_have_ended(self) -> bool:
-        """Whether the held windows go up to the end of each of their partitions that is still ours."""
-        items = self._ownership.owned([each.item for built in self._held for each in built.items])
-        last = {polled(item).partition: item for item in items}
-        return all(isinstance(item, EndOfPartition) for item in last.values())
+        """Whether all was read of every partition that is ours, so that nothing more comes to judge by.
+
+        Those of the held windows alone would not do: one partition is often read to its end before the first
+        record of the next comes.
+        """
+        number = self._ownership.number
+        return all(self._ends.get(each) == number(each) for each in self._ownership.partitions)
 
     def _deliver(self, built: _Built) -> None:
         started = time.monotonic() - built.seconds

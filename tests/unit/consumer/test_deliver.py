@@ -136,8 +136,27 @@ def test_of_the_window_that_is_past_the_limit_nothing_is_delivered() -> None:
 
 def test_a_few_bad_records_that_are_all_there_is_are_delivered() -> None:
     landed = Landed()
-    run(landed, [a_refusal(0, 0)], [a_refusal(0, 1)], [an_end(0, 2)])
-    assert landed.windows == [[(0, 0)], [(0, 1)], [(0, 2)]]
+    run(landed, [an_end(1, 0, 2), a_refusal(0, 0)], [a_refusal(0, 1)], [an_end(0, 2)])
+    assert landed.windows == [[(1, 0), (0, 0)], [(0, 1)], [(0, 2)]]
+
+
+def test_a_partition_that_was_not_read_to_its_end_may_hold_what_there_is_to_judge_by() -> None:
+    landed = Landed()
+    run(landed, [a_refusal(0, 0), an_end(0, 1)], [an_end(1, 0, 2), a_refusal(1, 0, 2)])
+    assert landed.windows == []
+    with pytest.raises(TooManyDeadLettersError):
+        run(landed, [a_refusal(0, 0), an_end(0, 1)], *([a_refusal(1, offset, 2)] for offset in range(20)))
+    assert landed.windows == []
+
+
+def test_the_end_of_a_partition_that_was_ours_before_says_nothing_of_what_came_since() -> None:
+    landed = Landed()
+    ownership = Ownership()
+    ownership.assign([("documents", 0), ("documents", 1), ("documents", 1)])
+    run(landed, [an_end(1, 0, 2), a_refusal(0, 0), an_end(0, 1)], ownership=ownership)
+    assert landed.windows == []
+    run(landed, [an_end(1, 0, 3), a_refusal(0, 0), an_end(0, 1)], ownership=ownership)
+    assert landed.windows == [[(1, 0), (0, 0), (0, 1)]]
 
 
 def test_a_few_bad_records_at_the_start_wait_for_those_that_decide() -> None:
