@@ -7,15 +7,15 @@ KAFKA_HOME names a distribution as published (`bin/kafka-server-start.sh`) or a 
 from __future__ import annotations
 
 import os
+import random
 import resource
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Self
 
@@ -45,18 +45,10 @@ SHARED_KAFKA = REPOSITORY.parent / "shared" / "kafka"
 SERVER_START = Path("bin") / "kafka-server-start.sh"
 CLUSTER_ID = "ZW1iZWRzdHJlYW0tdGVzdA"
 # Below 32768, from where on Linux gives ports to who asks for any: a client's connection may have one of
-# those before a server of a test gets to it. Each worker of pytest-xdist has ports of its own; other runs on
-# this machine begin elsewhere.
-FIRST_PORT, PORTS_OF_A_WORKER, WORKERS = 10_000, 1_400, 16
-
-
-def _ports_of_this_worker() -> Iterator[int]:
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
-    ports = range(FIRST_PORT + worker * PORTS_OF_A_WORKER, FIRST_PORT + (worker + 1) * PORTS_OF_A_WORKER)
-    return islice(cycle(ports), os.getpid() % PORTS_OF_A_WORKER, None)
-
-
-_PORTS = _ports_of_this_worker()
+# those before a server of a test gets to it.
+PORTS = range(10_000, 32_768)
+# Of the machine's own: two runs with the same seed must not want the same ports.
+_RANDOM = random.SystemRandom()
 
 
 @dataclass(frozen=True)
@@ -86,16 +78,17 @@ def find_kafka() -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nothing listened on a moment ago, and that were not returned lately."""
-    found: list[int] = []
-    for port in islice(_PORTS, PORTS_OF_A_WORKER):
-        if len(found) == count:
-            break
+    """Return ports of 127.0.0.1 that nothing listened on a moment ago.
+
+    Drawn at random, since other workers and processes of a test look for theirs at the same time.
+    """
+    found: set[int] = set()
+    while len(found) < count:
+        port = _RANDOM.choice(PORTS)
         with suppress(OSError), socket.socket() as one:
             one.bind(("127.0.0.1", port))
-            found.append(port)
-    assert len(found) == count, "nearly all ports are in use"
-    return found
+            found.add(port)
+    return list(found)
 
 
 class ApacheNode:
