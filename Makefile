@@ -3,10 +3,12 @@
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Most tests wait for brokers and processes; those of a file share them. Threads that wait for work in both must
-# not spin: each would take a core from the other's.
-PARALLEL := -n 2 --dist loadfile
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+# Most tests wait for brokers and processes; those of a file share them. Threads that wait for work in several
+# workers must not spin: each would take a core from another's.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests --dist loadfile
+# The seeded faults and what is measured run alone.
+SLOW := $(PYTEST) --ignore tests/bench --ignore tests/faults/test_faults.py -m '(slow or faults) and not gpu'
+FAILED := --last-failed --last-failed-no-failures none
 
 .PHONY: help demo test test-all faults soak bench coverage lint format venv clean
 
@@ -27,13 +29,14 @@ demo: $(INSTALLED)
 	$(BIN)/embedstream demo
 
 test: $(INSTALLED)
-	$(PYTEST) tests $(PARALLEL) -m 'not slow and not gpu and not faults'
+	$(PYTEST) -n 2 -m 'not slow and not gpu and not faults'
 
-# What is measured runs alone.
+# Real brokers on a busy machine may stall for longer than any test waits: what fails is shown, and once more run
+# alone. Not so the seeded faults: a record that is missing or double once is one too many.
 test-all: $(INSTALLED)
-	$(PYTEST) tests --ignore tests/bench $(PARALLEL) --durations 25 -m 'slow and not gpu and not faults'
+	$(SLOW) -n 3 --durations 25 || $(SLOW) $(FAILED)
 	$(BIN)/python -m pytest tests/bench -m 'slow and not gpu'
-	$(MAKE) faults
+	$(BIN)/python -m pytest tests/faults/test_faults.py -m faults
 
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest tests/faults -m faults

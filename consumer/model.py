@@ -83,7 +83,7 @@ def _load(name: str, folder: Path, device: torch.device) -> SentenceTransformer:
     from sentence_transformers.base.modules import Transformer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         model = SentenceTransformer(
             str(folder),

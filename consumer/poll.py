@@ -21,6 +21,7 @@ from consumer.ownership import Ownership
 from consumer.queues import BoundedQueue
 from consumer.records import EndOfPartition, Input, Polled, header_list
 from consumer.silent import OFFSET_SECONDS, PENDING_MEND, SilentPartitions
+from consumer.topics import NEW_INPUT_MEND
 from embedstream.errors import ConfigError, EmbedstreamError, TryAgainError
 from embedstream.kafka import describe_error, explain
 from embedstream.logs import get_logger
@@ -366,9 +367,10 @@ class Poller:
             self._ownership.withdraw(self._ownership.partitions, lost=True)
             self._fenced = True
         elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            # Whether it has been made again since is for the next start to find out.
             self._error = ConfigError(
-                f"kafka.documents_topic {self._topic!r} does not exist any more",
-                "make it with `embedstream topics create`",
+                f"kafka.documents_topic {self._topic!r} was deleted under the running daemon",
+                "make it again (`embedstream topics create`); then " + NEW_INPUT_MEND,
             )
         elif fatal or code in (
             KafkaError.TOPIC_AUTHORIZATION_FAILED,

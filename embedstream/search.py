@@ -187,7 +187,7 @@ def encode_questions(model: str, questions: Sequence[str], dim: int) -> NDArray[
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     transformer = SentenceTransformer(
         str(folder),
         device="cpu",

@@ -53,8 +53,8 @@ def test_documents_made_again_under_a_daemon_end_it_and_nothing_is_committed(
     # More than the daemon has read: its offsets lie inside the new topic.
     send(topics, documents(600, first=1000))
     daemon.process.send_signal(signal.SIGCONT)
-    line = daemon.refused()
-    assert f"{topics.documents!r} was deleted and made again" in line
+    # It may hear of the time between: an answer that had reached it before it was frozen.
+    assert f"{topics.documents!r} was deleted" in daemon.refused()
     assert committed(topics) == {}
     # The broker has forgotten the old topic's offsets; taking them from the output would skip new records.
     assert "made again" in daemons.start(topics, "--recover-offsets").refused()

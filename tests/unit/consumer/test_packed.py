@@ -39,8 +39,7 @@ def test_positions_begin_anew_with_each_passage(passages: list[list[int]]) -> No
 @given(PASSAGES)
 def test_robertas_positions_are_those_of_transformers(passages: list[list[int]]) -> None:
     expected = [
-        RobertaEmbeddings.create_position_ids_from_input_ids(torch.tensor([ids]), PADDING)  # type: ignore[no-untyped-call]
-        for ids in passages
+        RobertaEmbeddings.create_position_ids_from_input_ids(torch.tensor([ids]), PADDING) for ids in passages
     ]
     assert packed(passages, PADDING).positions.tolist() == torch.cat(expected, dim=1)[0].tolist()
 
