@@ -27,7 +27,6 @@ from consumer.clients import REVOKE_SECONDS, make_delivery, make_poller
 from consumer.drained import Drained
 from consumer.encoder import Encoder, ModelInfo
 from consumer.encoder_thread import EncoderThread
-from consumer.garbage import rare_collections
 from consumer.liveness import Liveness
 from consumer.ownership import Ownership
 from consumer.poll import Poller
@@ -39,6 +38,7 @@ from consumer.stages import make_deliverer, make_embedder, make_preparer
 from consumer.topics import Topics
 from consumer.unowned import Unowned, shares_of, watch
 from embedstream.errors import EmbedstreamError, TryAgainError
+from embedstream.garbage import rare_collections
 from embedstream.kafka import make_admin
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics

@@ -33,6 +33,7 @@ from embedstream.commands import (
 )
 from embedstream.commands.common import allows_plaintext
 from embedstream.errors import UsageError
+from embedstream.garbage import rare_collections
 
 __all__ = ["app", "main"]
 
@@ -73,7 +74,9 @@ for _app in (app, *(group.typer_instance for group in app.registered_groups)):
 def main() -> None:
     """The console script: every error that a user can cause is one line and an exit code."""
     try:
-        app()
+        # Most of what a command imports is imported when it is called.
+        with rare_collections():
+            app()
     except Exception as error:
         from embedstream.ending import tell
 

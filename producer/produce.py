@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from embedstream.errors import UsageError
+from embedstream.garbage import rare_collections
 from embedstream.metrics import Metrics
 from embedstream.metrics_server import serve
 from embedstream.settings import ProducerSettings, Settings
@@ -50,6 +51,7 @@ def produce(paths: Sequence[str | Path], settings: Settings, *, progress: bool) 
     # Before the signals are taken: to choose a sample may take an hour, and leaves nothing to put in order.
     corpus = open_corpus(paths, settings.producer)
     with ExitStack() as stack:
+        stack.enter_context(rare_collections())
         stop = stack.enter_context(stop_on_signals())
         if settings.producer.prune and not corpus.is_whole:
             told = "--prune needs the whole corpus: what filters, samples and limits leave out is still there"

@@ -1,4 +1,4 @@
-"""How often the interpreter looks for cycles of objects, while a daemon holds windows full of them."""
+"""How often the interpreter looks for cycles of objects: hardly anything here lies in one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 __all__ = ["rare_collections"]
 
-# New objects that outnumber those let go of, before a look. Windows hold tens of thousands, which at Python's
-# 700 are looked through again and again: an eighth of the daemon's time with short texts.
+# New objects that outnumber those let go of, before a look. At Python's 700, what stays is looked through
+# again and again: an eighth of the daemon's time with short texts, a sixth of the producer's and of a start.
 NEW_OBJECTS = 100_000
 
 
@@ -17,7 +17,7 @@ NEW_OBJECTS = 100_000
 def rare_collections() -> Iterator[None]:
     """Looks seldom, and never at what was there before; afterwards as before.
 
-    Hardly anything here lies in a cycle: what is not used any more goes at once all the same.
+    What is not used any more goes at once all the same, but for cycles.
     """
     before = gc.get_threshold()
     gc.collect()
