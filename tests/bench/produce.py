@@ -1,6 +1,8 @@
 """The producer into Apache Kafka on the same machine: JSON Lines and small JSON files, then all of it again.
 
-    python -m tests.bench.produce [--megabytes 1000] [--files 50000] [--readers N] [--rounds 3] [--seed 1]
+Beside it, in turn, a plain loop as most scripts have it: parse, produce, and keep no account of anything.
+
+    python -m tests.bench.produce [--megabytes 1000] [--files 50000] [--file-chars 500 4000] [--rounds 3]
 
 The corpus is cut from real texts and just written, so that it lies in the page cache. CPU times are of all
 the processes: on a machine that does other things as well they say more than the clock does.
@@ -10,18 +12,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
+import statistics
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
+from confluent_kafka import Producer
 
 from embedstream.logs import configure
 from embedstream.settings import load
@@ -54,14 +61,14 @@ def make_lines(path: Path, size: int, lengths: Sequence[int], chance: random.Ran
     return count
 
 
-def make_files(folder: Path, count: int, chance: random.Random) -> None:
-    """Write documents of 0.5 to 4 KB, log-uniform, a file each, a thousand a folder."""
+def make_files(folder: Path, count: int, chance: random.Random, least: int = 500, most: int = 4000) -> None:
+    """Write documents of `least` to `most` characters, log-uniform, a file each, a thousand a folder."""
     text = _text()
     for number in range(count):
         shard = folder / f"shard_{number // 1000:04}"
         if number % 1000 == 0:
             shard.mkdir(parents=True)
-        document = _document(text, number, _log_uniform(500, 4000, chance), chance)
+        document = _document(text, number, _log_uniform(least, most, chance), chance)
         (shard / f"document-{number:07}.json").write_text(json.dumps(document, ensure_ascii=False))
 
 
@@ -105,11 +112,53 @@ def compare(
     }
 
 
+def plain(bootstrap: str, path: Path) -> dict[str, Any]:
+    """Send a corpus as a script of twenty lines does, compressed as ours is.
+
+    Returns:
+        Rates by the clock, and CPU seconds.
+    """
+    topics = make_topics(bootstrap, PARTITIONS, "plain")
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "linger.ms": 50,
+            "compression.type": "zstd",
+            "compression.level": 2,
+        }
+    )
+    before, started = _cpu(), time.perf_counter()
+    count = size = 0
+    for data in _raw_documents(path):
+        fields = json.loads(data)
+        value = json.dumps(fields).encode()
+        while True:
+            try:
+                producer.produce(topics.documents, value, str(count))
+                break
+            except BufferError:
+                producer.poll(0.1)
+        count += 1
+        size += len(data)
+        if count % 100 == 0:
+            producer.poll(0)
+    producer.flush()
+    seconds = time.perf_counter() - started
+    return {
+        "documents": count,
+        "seconds": round(seconds, 2),
+        "megabytes_per_second": round(size / 1e6 / seconds, 1),
+        "documents_per_second": round(count / seconds),
+        "cpu_seconds": {"plain": round(_cpu() - before, 2)},
+    }
+
+
 def main() -> None:
-    """Prints a line of JSON for each round."""
+    """Prints a line of JSON for each run, and at the end ours against the plain loop."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--files", type=int, default=50_000)
+    parser.add_argument("--file-chars", type=int, nargs=2, default=(500, 4000), metavar=("LEAST", "MOST"))
     parser.add_argument("--readers", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
@@ -131,12 +180,31 @@ def main() -> None:
                 make_lines(folder / f"{kind}.jsonl", given.megabytes * 1_000_000, lengths, chance)
                 paths.append(folder / f"{kind}.jsonl")
         if given.files:
-            make_files(folder / "files", given.files, random.Random(given.seed))
+            make_files(folder / "files", given.files, random.Random(given.seed), *given.file_chars)
             paths.append(folder / "files")
+        rates: dict[tuple[str, str], list[float]] = defaultdict(list)
         for _ in range(given.rounds):
             for path in paths:
+                # In a process of its own: what it leaves in memory would count as ours.
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    found = pool.submit(plain, cluster.bootstrap, path).result()
+                rates[path.name, "plain"].append(found["documents_per_second"])
+                print(json.dumps({"corpus": path.name, "way": "plain", **found}), flush=True)
                 found = compare(cluster.bootstrap, broker, path, folder, given.readers)
-                print(json.dumps({"corpus": path.name, **found}), flush=True)
+                rates[path.name, "ours"].append(found["documents_per_second"])
+                print(json.dumps({"corpus": path.name, "way": "ours", **found}), flush=True)
+        for path in paths:
+            ours, theirs = (statistics.median(rates[path.name, way]) for way in ("ours", "plain"))
+            print(json.dumps({"corpus": path.name, "ours_over_plain": round(ours / theirs, 3)}), flush=True)
+
+
+def _raw_documents(path: Path) -> Iterator[bytes]:
+    if path.is_dir():
+        for each in path.rglob("*.json"):
+            yield each.read_bytes()
+    else:
+        with path.open("rb") as file:
+            yield from file
 
 
 def _contents() -> list[str]:

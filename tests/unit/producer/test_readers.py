@@ -10,7 +10,7 @@ import pytest
 
 from embedstream.errors import TryAgainError
 from producer import readers as module
-from producer.readers import read_all
+from producer.readers import MAX_READERS, default_readers, read_all
 from producer.reading import Chunk, FileToRead, Task
 from producer.source import ReadingRules
 from producer.walk import FoundFile
@@ -73,3 +73,11 @@ def test_a_reader_that_is_killed_is_told_in_one_line_and_the_others_end(tmp_path
     with pytest.raises(TryAgainError, match="was killed"):
         list(reading)
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in readers) or None, 10)
+
+
+@pytest.mark.parametrize(("cores", "processes"), [(1, 0), (2, 0), (3, 1), (4, 2), (64, MAX_READERS)])
+def test_two_cores_are_left_to_who_sends_and_who_compresses(
+    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert default_readers() == processes
