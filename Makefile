@@ -15,7 +15,7 @@ FAILED := --last-failed --last-failed-no-failures none
 help:
 	@echo 'make demo      embed the Python language reference, end to end, and ask it two questions'
 	@echo 'make test      the tests but for the slow tier'
-	@echo 'make test-all  the slow tier: the whole corpus, Apache Kafka, the quality oracle, the wheel, faults'
+	@echo 'make test-all  the slow tier: a real corpus, Apache Kafka, the quality oracle, the wheel, faults'
 	@echo 'make faults    daemons and brokers killed, frozen and cut off (FAULTS_SEED replays a run)'
 	@echo 'make soak      hundreds of such faults on three brokers'
 	@echo 'make bench     the figures of the README: encoders, what the pipeline costs, Kafka to Kafka, memory'
