@@ -172,7 +172,7 @@ class Daemon:
             if drained.is_reached():
                 _log.info("drained", group=group)
                 return
-        with rare_collections():
+        with rare_collections(freeze=True):
             self._consume(drained, topics, encoder, encoder_thread, chosen)
 
     def _find_topics(self, admin: AdminClient) -> Topics:

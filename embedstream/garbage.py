@@ -14,17 +14,20 @@ NEW_OBJECTS = 100_000
 
 
 @contextmanager
-def rare_collections() -> Iterator[None]:
-    """Looks seldom, and never at what was there before; afterwards as before.
+def rare_collections(*, freeze: bool = False) -> Iterator[None]:
+    """Looks seldom, afterwards as before; what is not used any more still goes at once, but for cycles.
 
-    What is not used any more goes at once all the same, but for cycles.
+    Args:
+        freeze: look once now, and then never again at what is left.
     """
     before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
+    if freeze:
+        gc.collect()
+        gc.freeze()
     gc.set_threshold(NEW_OBJECTS, *before[1:])
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if freeze:
+            gc.unfreeze()
