@@ -75,7 +75,7 @@ def produce(
         bool | None, typer.Option("--force", help="Prune though it is more than 5% of the documents.")
     ] = None,
     readers: Annotated[
-        int | None, typer.Option("--readers", help="Processes that read (default: cores less one).")
+        int | None, typer.Option("--readers", help="Processes that read (default: cores less two).")
     ] = None,
     metrics_port: Annotated[
         int | None, typer.Option("--metrics-port", help="Serve /metrics there; 0 takes a free port.")
