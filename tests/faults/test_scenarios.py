@@ -32,7 +32,7 @@ RESTARTS = 3
 LOSSES = ("partitions_lost", "partitions_revoked", "expelled")
 IMPORT_SECONDS = 1.0
 # From partitions to their first output: half a second for a window to fill, then it is encoded and committed.
-WINDOW = 1.5
+FIRST_OUTPUT_SECONDS = 1.5
 ZOMBIE_ROUNDS = 10
 CUT_OFF_ROUNDS = 4
 ENCODER: dict[str, object] = {"seconds": 0.02, "token_budget": 512}
@@ -234,7 +234,7 @@ def test_a_daemon_that_is_started_again_takes_its_partitions_back_without_a_reba
     allowed = HANDOVER_SECONDS + max(0.0, import_seconds(harness) - IMPORT_SECONDS)
     given: list[float] = []
     moving: list[float] = []
-    while len(given) < RESTARTS and not (given and min(given) <= allowed and min(moving) <= allowed + WINDOW):
+    for _ in range(RESTARTS):
         if point is None:
             victim.signal(signal.SIGKILL)
         else:
@@ -250,10 +250,12 @@ def test_a_daemon_that_is_started_again_takes_its_partitions_back_without_a_reba
         moving.append(time.monotonic() - moment)
         assert victim.owned == had
         assert other.events(*rebalances) == before
+        if given[-1] <= allowed and moving[-1] <= allowed + FIRST_OUTPUT_SECONDS:
+            break
     had_after, moved_after = (", ".join(f"{each:.1f} s" for each in times) for times in (given, moving))
     print(f"{point}: back after {had_after}; all move after {moved_after}; allowed: {allowed:.1f} s")
     assert min(given) <= allowed
-    assert min(moving) <= allowed + WINDOW
+    assert min(moving) <= allowed + FIRST_OUTPUT_SECONDS
     finish(harness)
 
 

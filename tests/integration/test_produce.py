@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -302,9 +303,7 @@ def test_a_record_that_the_broker_refuses_is_reported_and_the_rest_arrives(
         wait_until(lambda: sender.flush(0.1), message=f"{name} was never settled")
 
     send("a.txt", b"Small.")
-    # Random digits: what compresses well would fit after all.
-    digests = (hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(2000))
-    large = b"".join(digests).hex().encode()
+    large = random.Random(1).randbytes(64_000).hex().encode()  # what compresses well would fit after all
     taken: list[str] = []
     # The limit reaches the partition a moment after it was set.
     while not refusals:
