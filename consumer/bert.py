@@ -1,6 +1,6 @@
 """The forward pass of BERT and its RoBERTa relatives over packed passages, written for speed.
 
-    body = PackedBert.of(transformers_model, torch.bfloat16, grouped)
+    body = PackedBert.of(model.state_dict(), shape_of(model), torch.bfloat16, grouped)
     body(body.packed(batch))  # hidden states, shape (tokens, hidden size)
 
 transformers' own modules want padding, or a mask over all passages at once. Here nothing is padded, the three
@@ -10,7 +10,7 @@ projections of attention are one product, and on a CPU the weights lie as oneDNN
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.nn import functional
 from consumer.attention import Attention
 from consumer.packed import Packed
 
-__all__ = ["PackedBert", "UnsupportedModelError"]
+__all__ = ["BertShape", "PackedBert", "UnsupportedModelError", "shape_of", "weight_names"]
 
 # transformers' classes with one and the same layer, and whether positions count from the padding's id.
 FAMILY = {"BertModel": False, "RobertaModel": True, "XLMRobertaModel": True, "CamembertModel": True}
@@ -35,6 +35,22 @@ Dense: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, bool], to
 
 class UnsupportedModelError(Exception):
     """The packed forward pass does not know this model; says why in a few words."""
+
+
+class BertShape(NamedTuple):
+    """What the weights of a BERT don't say of it.
+
+    Attributes:
+        layers: how many.
+        heads: of attention, in each layer.
+        norm_eps: what a layer norm adds to the variance.
+        padding_id: for the RoBERTa family, whose positions count from there on; None counts from 0.
+    """
+
+    layers: int
+    heads: int
+    norm_eps: float
+    padding_id: int | None = None
 
 
 class _Norm(NamedTuple):
@@ -91,61 +107,71 @@ class PackedBert:
 
     @classmethod
     def of(
-        cls, model: torch.nn.Module, dtype: torch.dtype, attention: Attention, *, compiled: bool = False
+        cls,
+        weights: Mapping[str, torch.Tensor],
+        shape: BertShape,
+        dtype: torch.dtype,
+        attention: Attention,
+        *,
+        compiled: bool = False,
+        plain: bool = False,
     ) -> PackedBert:
-        """Takes the weights of one of transformers' models, on the device where they are.
+        """Takes the weights of a BERT, on the device where they are.
 
         Args:
-            model: in fp32, as loaded.
+            weights: in fp32, by the names that transformers gives them (`weight_names`).
+            shape: what the weights don't say.
             dtype: what the matrix products are computed in.
             attention: the kernel.
             compiled: lets torch fuse what lies between two attentions; it does so when first called.
-
-        Raises:
-            UnsupportedModelError: the model is of another architecture, or a variant of this one.
+            plain: does without the layout that is faster on a CPU.
         """
-        config: Any = model.config
-        _check(model, config)
-        embeddings: Any = model.embeddings
+        words = weights["embeddings.word_embeddings.weight"].detach()
         kept = torch.float16 if dtype == torch.float16 else torch.float32
-        device: torch.device = embeddings.word_embeddings.weight.device
         # The compiler can't look into weights that lie as oneDNN wants them, and few have fp16.
-        onednn = device.type == "cpu" and not compiled and dtype != torch.float16 and _has_onednn()
+        onednn = (
+            words.device.type == "cpu"
+            and not (compiled or plain)
+            and dtype != torch.float16
+            and _has_onednn()
+        )
 
-        def laid_out(*linears: torch.nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
-            weight = torch.cat([each.weight for each in linears]).to(dtype)
-            bias = torch.cat([each.bias for each in linears]).to(dtype)
+        def laid_out(*names: str) -> tuple[torch.Tensor, torch.Tensor]:
+            weight = torch.cat([weights[f"{name}.weight"] for name in names]).to(dtype)
+            bias = torch.cat([weights[f"{name}.bias"] for name in names]).to(dtype)
             if onednn:
                 weight = torch.ops.mkldnn._reorder_linear_weight(weight, USUAL_TOKENS)
             return weight, bias
 
-        def norm(module: Any) -> _Norm:
-            return _Norm(module.weight.to(kept), module.bias.to(kept), module.eps)
+        def norm(name: str) -> _Norm:
+            return _Norm(weights[f"{name}.weight"].to(kept), weights[f"{name}.bias"].to(kept), shape.norm_eps)
+
+        def layer(name: str) -> _Layer:
+            attended = f"{name}.attention"
+            return _Layer(
+                laid_out(*(f"{attended}.self.{each}" for each in ("query", "key", "value"))),
+                laid_out(f"{attended}.output.dense"),
+                norm(f"{attended}.output.LayerNorm"),
+                laid_out(f"{name}.intermediate.dense"),
+                laid_out(f"{name}.output.dense"),
+                norm(f"{name}.output.LayerNorm"),
+            )
 
         with torch.no_grad():
-            layers = [
-                _Layer(
-                    laid_out(each.attention.self.query, each.attention.self.key, each.attention.self.value),
-                    laid_out(each.attention.output.dense),
-                    norm(each.attention.output.LayerNorm),
-                    laid_out(each.intermediate.dense),
-                    laid_out(each.output.dense),
-                    norm(each.output.LayerNorm),
-                )
-                for each in model.encoder.layer  # type: ignore[union-attr]
-            ]
             # Every passage is of token type 0: its embedding goes into the positions.
-            positions = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
-            words = embeddings.word_embeddings.weight.detach()
+            positions = (
+                weights["embeddings.position_embeddings.weight"]
+                + weights["embeddings.token_type_embeddings.weight"][0]
+            )
             return cls(
                 (words.to(kept), positions.to(kept)),
-                norm(embeddings.LayerNorm),
-                layers,
-                config.num_attention_heads,
+                norm("embeddings.LayerNorm"),
+                [layer(f"encoder.layer.{index}") for index in range(shape.layers)],
+                shape.heads,
                 dtype,
                 attention,
                 _onednn_dense if onednn else _plain_dense,
-                int(config.pad_token_id) if FAMILY[type(model).__name__] else None,
+                shape.padding_id,
                 compiled=compiled,
             )
 
@@ -153,17 +179,25 @@ class PackedBert:
         """Packs passages as this model wants them, on its device; see `Packed.of`."""
         return Packed.of(batch, self._words.device, len(self._words), self._padding_id)
 
-    def __call__(self, packed: Packed) -> torch.Tensor:
+    def __call__(self, packed: Packed, rows: torch.Tensor | None = None) -> torch.Tensor:
         """The last hidden states.
 
+        Args:
+            packed: the passages.
+            rows: which tokens' states are wanted, shape (rows,); None for all. The last layer computes no
+                others: three quarters of a layer's products are saved.
+
         Returns:
-            Shape (tokens, hidden size), float16 or float32.
+            Shape (tokens or rows, hidden size), float16 or float32.
         """
         hidden = functional.embedding(packed.ids, self._words)
         hidden = self._norm(hidden + functional.embedding(packed.positions, self._positions))
+        last = self._layers[-1]
         for layer in self._layers:
             qkv = self._dense(hidden.to(self._dtype), *layer.qkv, False)
             attended = self._attention(qkv.view(len(qkv), 3, self._heads, -1), packed)
+            if rows is not None and layer is last:
+                hidden, attended = hidden.index_select(0, rows), attended.index_select(0, rows)
             hidden = self._finish(hidden, attended, layer, self._dense)
         return hidden
 
@@ -196,7 +230,13 @@ def _has_onednn() -> bool:
     )
 
 
-def _check(model: torch.nn.Module, config: Any) -> None:
+def shape_of(model: torch.nn.Module) -> BertShape:
+    """The shape of one of transformers' models.
+
+    Raises:
+        UnsupportedModelError: it is of another architecture, or a variant of this one.
+    """
+    config: Any = model.config
     name = type(model).__name__
     if name not in FAMILY:
         raise UnsupportedModelError(f"{name} is not of the BERT family")
@@ -206,3 +246,22 @@ def _check(model: torch.nn.Module, config: Any) -> None:
         raise UnsupportedModelError("it is a decoder")
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
         raise UnsupportedModelError(f"its positions are {config.position_embedding_type}")
+    return BertShape(
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.layer_norm_eps,
+        int(config.pad_token_id) if FAMILY[name] else None,
+    )
+
+
+def weight_names(shape: BertShape) -> set[str]:
+    """What transformers calls the weights of a BERT, but for its pooler's."""
+    norm = "embeddings.LayerNorm"
+    tables = {f"embeddings.{each}_embeddings.weight" for each in ("word", "position", "token_type")}
+    parts = (
+        *(f"attention.self.{each}" for each in ("query", "key", "value")),
+        *("attention.output.dense", "attention.output.LayerNorm"),
+        *("intermediate.dense", "output.dense", "output.LayerNorm"),
+    )
+    named = [norm, *(f"encoder.layer.{layer}.{part}" for layer in range(shape.layers) for part in parts)]
+    return tables | {f"{name}.{kind}" for name in named for kind in ("weight", "bias")}

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer
 from torch.nn import functional
 
 from consumer.attention import Attention, grouped, varlen
-from consumer.bert import PackedBert, UnsupportedModelError
+from consumer.bert import UnsupportedModelError
 from consumer.model_files import first_line
-from consumer.transformer import Body, PackedBody, PaddedBody
-from embedstream.errors import ConfigError
+from consumer.transformer import Body
 
-__all__ = ["Made", "make_body"]
+__all__ = ["EmbeddingModel", "Made", "find_packed", "sample_passages"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Far below what rounding costs, far above what two passages that see each other would have.
@@ -40,60 +39,91 @@ class Made:
     refused: str
 
 
-def make_body(
-    model: SentenceTransformer, precision: str, window: int, prefix_length: int, *, compiled: bool
-) -> Made:
-    """Packed where it can be, which a sample shows against the model's own modules; else padded.
+class Make(Protocol):
+    """Chooses the way to run a loaded model."""
+
+    def __call__(self, precision: str, window: int, prefix_length: int, *, compiled: bool) -> Made:
+        """Chooses.
+
+        Args:
+            precision: `fp32`, `bf16` or `fp16`.
+            window: tokens of a passage at most.
+            prefix_length: tokens before each passage's own.
+            compiled: try torch's compiler as well.
+
+        Raises:
+            ConfigError: the model's numbers overflow in this precision.
+            UnsupportedModelError: there is no way here; another loader may have one.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingModel:
+    """A model that is loaded, on its device, in fp32.
+
+    Attributes:
+        tokenizer: Its own; others may change its truncation and padding.
+        own_window: How many tokens it wants to be given at most; None where it does not say.
+        positions: How many tokens it has positions for; None where it has no limit.
+        dim: Length of a full vector.
+        prompts: What it wants before texts, by what they are.
+        default_prompt_name: Which prompt stands before a text of no kind.
+        make: Chooses how it is run; called once, since it may change the weights.
+    """
+
+    tokenizer: Tokenizer
+    own_window: int | None
+    positions: int | None
+    dim: int
+    prompts: Mapping[str, str]
+    default_prompt_name: str | None
+    make: Make
+
+
+def find_packed(
+    make: Callable[[torch.dtype, Attention, bool], Body],
+    device: torch.device,
+    precision: str,
+    head_size: int,
+    sample: list[NDArray[np.int32]],
+    expected: torch.Tensor,
+    *,
+    compiled: bool,
+) -> tuple[Made | None, list[str]]:
+    """Finds the fastest way without padding whose vectors are right.
 
     Args:
-        model: on its device, in fp32; it is changed.
+        make: makes a body with an attention kernel, compiled or not; may raise UnsupportedModelError.
+        device: where the model is.
         precision: `fp32`, `bf16` or `fp16`.
-        window: tokens of a passage at most.
-        prefix_length: tokens before each passage's own.
-        compiled: try torch's compiler as well.
+        head_size: numbers of an attention head.
+        sample: passages, and
+        expected: their vectors, shape (passages, dim).
+        compiled: try torch's compiler first.
 
-    Raises:
-        ConfigError: the model's numbers overflow in this precision.
+    Returns:
+        The way, None if there is none, and why faster ones were refused.
     """
     refused: list[str] = []
-    model.eval()
-    sample = _sample(model, window)
-    with torch.inference_mode():
-        expected = PaddedBody(model, "fp32", prefix_length)(sample)
     for compiling in (True, False) if compiled else (False,):
         try:
-            attention = _kernel(torch.device(model.device), precision, _head_size(model))
-            body = _packed(model, precision, prefix_length, attention, compiled=compiling)
+            attention = _kernel(device, precision, head_size)
+            body = make(DTYPES[precision], attention, compiling)
             _prove(body, sample, expected)
-            return Made(body, "packed", attention.__name__, compiling, "; ".join(refused))
+            return Made(body, "packed", attention.__name__, compiling, "; ".join(refused)), refused
         except UnsupportedModelError as error:
             refused.append(f"packed: {error}")
             break
         except Exception as error:  # whatever a kernel or a compiler says on someone else's machine
             refused.append(f"{'compile' if compiling else 'packed'}: {first_line(error)}")
-    if compiled and not any(each.startswith("compile") for each in refused):
-        refused.append("compile: only for packed models")
-    transformer: Any = model[0]
-    kernel = str(transformer.model.config._attn_implementation)
-    padded = PaddedBody(model, precision, prefix_length)
-    _refuse_overflow(padded, sample, precision)
-    return Made(padded, "padded", kernel, False, "; ".join(refused))
+    return None, refused
 
 
-def _packed(
-    model: SentenceTransformer, precision: str, prefix_length: int, attention: Attention, *, compiled: bool
-) -> PackedBody:
-    if len(model) < 2 or not isinstance(model[1], Pooling):
-        raise UnsupportedModelError("no pooling comes after the transformer")
-    transformer: Any = model[0]
-    bert = PackedBert.of(transformer.model, DTYPES[precision], attention, compiled=compiled)
-    return PackedBody(bert, model, prefix_length)
-
-
-def _head_size(model: SentenceTransformer) -> int:
-    transformer: Any = model[0]
-    config = transformer.model.config
-    return int(getattr(config, "hidden_size", 0) // getattr(config, "num_attention_heads", 1))
+def sample_passages(vocabulary: int, window: int) -> list[NDArray[np.int32]]:
+    """Passages of different and of equal lengths, of ids spread over the vocabulary."""
+    drawn = np.random.default_rng(0)
+    return [drawn.integers(0, vocabulary, min(each, window), dtype=np.int32) for each in SAMPLE_LENGTHS]
 
 
 def _kernel(device: torch.device, precision: str, head_size: int) -> Attention:
@@ -110,26 +140,8 @@ def _kernel(device: torch.device, precision: str, head_size: int) -> Attention:
     return varlen
 
 
-def _sample(model: SentenceTransformer, window: int) -> list[NDArray[np.int32]]:
-    """Passages of different and of equal lengths, of ids spread over the vocabulary."""
-    transformer: Any = model[0]
-    vocabulary = transformer.model.get_input_embeddings().num_embeddings
-    drawn = np.random.default_rng(0)
-    return [drawn.integers(0, vocabulary, min(each, window), dtype=np.int32) for each in SAMPLE_LENGTHS]
-
-
 def _prove(body: Body, sample: list[NDArray[np.int32]], expected: torch.Tensor) -> None:
     with torch.inference_mode():
         cosines = functional.cosine_similarity(body(sample).float(), expected.float())
     if not bool(cosines.min() >= LEAST_COSINE):
-        raise RuntimeError(f"its vectors are not those of transformers (cosine {float(cosines.min()):.4f})")
-
-
-def _refuse_overflow(body: Body, sample: list[NDArray[np.int32]], precision: str) -> None:
-    """Some models' activations are too large for fp16: every passage would be a dead letter."""
-    with torch.inference_mode():
-        finite = bool(torch.isfinite(body(sample)).all())
-    if not finite:
-        raise ConfigError(
-            f"encoder.precision = {precision} overflows in this model", "take bf16 or fp32 (--precision)"
-        )
+        raise RuntimeError(f"its vectors are wrong (cosine {float(cosines.min()):.4f})")

