@@ -31,14 +31,16 @@ from embedstream.commands import (
     topics,
     verify,
 )
-from embedstream.commands.common import allows_plaintext
+from embedstream.commands.common import CommandFirst, allows_plaintext
 from embedstream.errors import UsageError
 from embedstream.garbage import rare_collections
 
 __all__ = ["app", "main"]
 
+
 app = typer.Typer(
     name="embedstream",
+    cls=CommandFirst,
     help="Turns a large text corpus into embeddings on rented GPUs, through Kafka, exactly once.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

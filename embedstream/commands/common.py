@@ -10,12 +10,14 @@ from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 if TYPE_CHECKING:
     # `--help` of every command imports this module: pydantic and what it brings would be half a second.
     from embedstream.settings import Loaded
 
 __all__ = [
+    "CommandFirst",
     "DeadLetters",
     "Documents",
     "Embeddings",
@@ -47,6 +49,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 
 _ALLOW_PLAINTEXT = "embedstream.allow_plaintext"
+
+
+class CommandFirst(typer.core.TyperGroup):
+    """Looks for options before a command only where it does not come first.
+
+    For each option that is not given, typer imports pydantic: half of what `--help` of a command would take.
+    """
+
+    _comes_first = False
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads what stands before the command, and leaves the rest to it."""
+        self._comes_first = bool(args) and args[0] in self.commands
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options that may stand here."""
+        return [] if self._comes_first else super().get_params(ctx)
 
 
 class Exit(IntEnum):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from embedstream.commands.common import Json, load, report
+from embedstream.commands.common import CommandFirst, Json, load, report
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
+app = typer.Typer(cls=CommandFirst, help="Look at the settings.", no_args_is_help=True)
 
 
 @app.command("show")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedstream.commands.common import DeadLetters, Json, Servers, load, report
+from embedstream.commands.common import CommandFirst, DeadLetters, Json, Servers, load, report
 from embedstream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Look at what failed, and send it back.", no_args_is_help=True)
+app = typer.Typer(cls=CommandFirst, help="Look at what failed, and send it back.", no_args_is_help=True)
 
 ReasonName = Annotated[str | None, typer.Option("--reason", help="Of this reason only, such as too_large.")]
 Since = Annotated[

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedstream.commands.common import DeadLetters, Documents, Embeddings, Group, Json, Servers, load, report
+from embedstream.commands.common import (
+    CommandFirst,
+    DeadLetters,
+    Documents,
+    Embeddings,
+    Group,
+    Json,
+    Servers,
+    load,
+    report,
+)
 from embedstream.errors import BudgetUsedUpError, ConfigError, TryAgainError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Rent pods on RunPod for a job, watch them, and end them.", no_args_is_help=True)
+app = typer.Typer(
+    cls=CommandFirst, help="Rent pods on RunPod for a job, watch them, and end them.", no_args_is_help=True
+)
 
 Name = Annotated[str | None, typer.Option("--name", help="Of the fleet; pods are NAME-0, NAME-1, ...")]
 Watch = Annotated[

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from embedstream.commands.common import load
+from embedstream.commands.common import CommandFirst, load
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Get a model before it is needed.", no_args_is_help=True)
+app = typer.Typer(cls=CommandFirst, help="Get a model before it is needed.", no_args_is_help=True)
 
 
 @app.command("fetch")

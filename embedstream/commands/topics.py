@@ -8,12 +8,22 @@ from typing import Annotated
 
 import typer
 
-from embedstream.commands.common import DeadLetters, Documents, Embeddings, Exit, Json, Servers, load, report
+from embedstream.commands.common import (
+    CommandFirst,
+    DeadLetters,
+    Documents,
+    Embeddings,
+    Exit,
+    Json,
+    Servers,
+    load,
+    report,
+)
 from embedstream.errors import UsageError
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Make and check the three topics.", no_args_is_help=True)
+app = typer.Typer(cls=CommandFirst, help="Make and check the three topics.", no_args_is_help=True)
 
 
 @app.command("create")

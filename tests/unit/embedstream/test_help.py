@@ -18,7 +18,15 @@ from tests.cli import clean_environment, run_cli
 # What a command imports when it runs, and `--help` must not wait for.
 HEAVY = (
     *("confluent_kafka", "fastavro", "httpx", "huggingface_hub", "numpy", "orjson", "prometheus_client"),
-    *("pyarrow", "pydantic_settings", "sentence_transformers", "structlog", "tokenizers", "torch"),
+    *(
+        "pyarrow",
+        "pydantic",
+        "pydantic_settings",
+        "sentence_transformers",
+        "structlog",
+        "tokenizers",
+        "torch",
+    ),
     *("transformers", "yaml", "zstandard", "embedstream.settings", "schemas", "producer", "consumer"),
 )
 
