@@ -34,7 +34,7 @@ test: $(INSTALLED)
 # Real brokers on a busy machine may stall for longer than any test waits: what fails is shown, and once more run
 # alone. Not so the seeded faults: a record that is missing or double once is one too many.
 test-all: $(INSTALLED)
-	$(SLOW) -n 3 --durations 25 || $(SLOW) $(FAILED)
+	$(SLOW) -n 4 --durations 25 || $(SLOW) $(FAILED)
 	$(BIN)/python -m pytest tests/bench -m 'slow and not gpu'
 	$(BIN)/python -m pytest tests/faults/test_faults.py -m faults
 
