@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from tokenizers.normalizers import Lowercase, Sequence
 
 from consumer.attention import Attention, reference
 from consumer.bert import BertShape, PackedBert, UnsupportedModelError, weight_names
@@ -35,7 +36,7 @@ UNUSED = {"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # What each file may say without making the model another one; None stands for what is not said.
 TRANSFORMER: Mapping[str, tuple[Any, ...]] = {
-    "do_lower_case": (None, False),
+    "do_lower_case": (None, False, True),
     "transformer_task": (None, "feature-extraction"),
     "module_output_name": (None, "token_embeddings"),
     "modality_config": (None, {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}),
@@ -95,6 +96,8 @@ def _read(folder: Path, device: torch.device) -> EmbeddingModel:
     weights = _weights(transformer, shape, device)
     positions, hidden_size = weights["embeddings.position_embeddings.weight"].shape
     tokenizer, model_max_length = _tokenizer(transformer)
+    if settings.get("do_lower_case"):  # as sentence-transformers does, whatever the tokenizer's own does too
+        tokenizer.normalizer = Sequence([Lowercase(), tokenizer.normalizer])
     prompting = _json(folder / "config_sentence_transformers.json")
     return EmbeddingModel(
         tokenizer=tokenizer,
@@ -151,6 +154,10 @@ def _tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     }
     model = {key: value for key, value in file["model"].items() if key != "vocab"}
     added = [*file["added_tokens"], *settings.get("added_tokens_decoder", {}).values()]
+    named = [
+        each.get("content") if isinstance(each, dict) else each
+        for each in _json(folder / "special_tokens_map.json").values()
+    ]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     alone, between = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
@@ -159,6 +166,8 @@ def _tokenizer(folder: Path) -> tuple[Tokenizer, int]:
         or file["pre_tokenizer"] != {"type": "BertPreTokenizer"}
         or model != WORD_PIECE
         or any(each["content"] not in SPECIAL_TOKENS or each["normalized"] for each in added)
+        or any(each not in SPECIAL_TOKENS for each in named)
+        or (folder / "added_tokens.json").exists()
         or between != [tokenizer.token_to_id("[CLS]"), *alone, tokenizer.token_to_id("[SEP]")]
     ):
         raise UnsupportedModelError("its tokenizer is not BERT's")

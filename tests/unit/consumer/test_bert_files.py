@@ -36,6 +36,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
 }
 ODD_TEXTS = (
     "The naïve café — “quoted”, İstanbul, ﬁne",
+    "ΣΑΣ ẞ ǅ Ⅷ Å ﬀ 𝐀 Ω K",
     "日本語と中文 mixed with English",
     "[CLS] [MASK] [SEP] [PAD]",
     "a\u0000b\ufffd\u200bc\r\n\td",
@@ -83,7 +84,6 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "decoder": (change("config.json", is_decoder=True), "is_decoder = True"),
     "code": (change("config.json", auto_map={"AutoModel": "modeling.Mine"}), "auto_map"),
     "quantised": (change("config.json", quantization_config={"bits": 4}), "quantization_config"),
-    "lower case": (change("sentence_bert_config.json", do_lower_case=True), "do_lower_case = True"),
     "lengths": (change("sentence_bert_config.json", document_length=9), "what is not known here"),
     "other file": (change("sentence_roberta_config.json", max_seq_length=9), "another transformer"),
     "adapter": (change("adapter_config.json"), "an adapter"),
@@ -105,6 +105,8 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         change("tokenizer_config.json", added_tokens_decoder={"7": {"content": "<x>", "normalized": False}}),
         "tokenizer is not BERT's",
     ),
+    "named token": (change("special_tokens_map.json", cls_token="<x>"), "tokenizer is not BERT's"),
+    "added tokens": (change("added_tokens.json"), "tokenizer is not BERT's"),
     "no special tokens": (change_tokenizer(post_processor=None), "tokenizer is not BERT's"),
     "normaliser": (change_tokenizer(normalizer={"type": "Lowercase"}), "tokenizer is not BERT's"),
     "words": (change_tokenizer(pre_tokenizer={"type": "Whitespace"}), "tokenizer is not BERT's"),
@@ -153,11 +155,12 @@ def test_a_model_is_read_as_sentence_transformers_loads_it(folder: Path) -> None
     "change",
     [
         change("sentence_bert_config.json", max_seq_length=99),
+        change("sentence_bert_config.json", do_lower_case=True),
         change("tokenizer_config.json", model_max_length=77),
         change("tokenizer_config.json", model_max_length=10**30),
         change("tokenizer_config.json", tokenizer_class="BertTokenizerFast"),
     ],
-    ids=["own window", "tokenizer's window", "no window", "old class"],
+    ids=["own window", "lower case", "tokenizer's window", "no window", "old class"],
 )
 def test_what_is_said_elsewhere_counts(bert: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
     copy = Path(shutil.copytree(bert, tmp_path / "copy"))
