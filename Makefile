@@ -34,7 +34,8 @@ test: $(INSTALLED)
 # Real brokers on a busy machine may stall for longer than any test waits: what fails is shown, and once more run
 # alone. Not so the seeded faults: a record that is missing or double once is one too many.
 test-all: $(INSTALLED)
-	$(SLOW) -n 4 --durations 25 || $(SLOW) $(FAILED)
+	$(BIN)/python -m tests.class_archive
+	$(SLOW) -n 3 --durations 25 || $(SLOW) $(FAILED)
 	$(BIN)/python -m pytest tests/bench -m 'slow and not gpu'
 	$(BIN)/python -m pytest tests/faults/test_faults.py -m faults
 
@@ -90,7 +91,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  "$$found" -m venv .venv; \
 	fi
 	@echo 'installing into .venv (torch is large, this can take minutes)'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@# What is imported is compiled then; all of torch and scipy at once would take longer than the rest.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	  -c constraints.txt -e '.[consumer,embedded,parquet,qdrant,dev]'
 	@touch $@
 
