@@ -91,9 +91,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  "$$found" -m venv .venv; \
 	fi
 	@echo 'installing into .venv (torch is large, this can take minutes)'
-	@# What is imported is compiled then; all of torch and scipy at once would take longer than the rest.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	  -c constraints.txt -e '.[consumer,embedded,parquet,qdrant,dev]'
+	@# On all cores, which pip would do on one; a template that is no Python in some package does not matter.
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 clean:
