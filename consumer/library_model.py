@@ -153,7 +153,7 @@ def _apply(module: torch.nn.Module, vectors: torch.Tensor) -> torch.Tensor:
 
 
 class PaddedBody:
-    """The same through the model's own modules, for any transformer; it changes the model's precision.
+    """From token ids to sentence embeddings through the model's own modules; changes the model's precision.
 
     fp16 is the transformer in half precision. bf16 has too short a mantissa for that: there only the matrix
     products are bf16, while what is added up from layer to layer stays fp32: a third of the error for at most
