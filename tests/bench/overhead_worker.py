@@ -171,31 +171,42 @@ def _records(encoder: NoModel, topic: str, shape: Shape, count: int) -> Iterator
             yield from built.records
 
 
-class _Slow(NoModel):
-    """Takes so long for each batch, as a device does, and no CPU."""
+class _Timed(NoModel):
+    """Takes so long for each batch, as a device does, and no CPU; the clock starts after so many passages."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, clock: Measured, after: int, seconds: float) -> None:
         super().__init__()
+        self._clock = clock
+        self._after = after
         self._seconds = seconds
+        self.passages = self.before = 0
+        if not after:
+            clock.start()
 
     def encode(self, batch: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        time.sleep(self._seconds)
+        if self._seconds:
+            time.sleep(self._seconds)
+        if self.passages < self._after <= self.passages + len(batch):
+            self.before = self.passages
+            self._clock.start()
+        self.passages += len(batch)
         return super().encode(batch)
 
 
 def daemon(
-    flags: dict[str, Any], count: int, port: int | None = None, seconds: float = 0.0
+    flags: dict[str, Any], count: int, port: int | None = None, seconds: float = 0.0, after: int = 0
 ) -> dict[str, Any]:
     """A whole daemon with the model replaced, from its model's load until it has left the group.
 
-    With a port, its metrics are served there; a batch takes so many seconds.
+    With a port, its metrics are served there; a batch takes so many seconds; with `after`, what is measured
+    begins when so many passages are encoded.
     """
     clock = Measured()
+    models: list[_Timed] = []
 
     def load_model() -> Encoder:
-        encoder = _Slow(seconds) if seconds else NoModel()
-        clock.start()
-        return encoder
+        models.append(_Timed(clock, after, seconds))
+        return models[0]
 
     whole = Daemon(load(flags=flags), load_model)
     if port is not None:
@@ -207,7 +218,7 @@ def daemon(
     assert passages is not None
     assert passages >= count
     return result | {
-        "passages": passages,
+        "passages": passages - models[0].before,
         "tokens": value("embedstream_tokens_total"),
         "windows": value("embedstream_transactions_total", {"result": "committed"}),
     }
@@ -232,20 +243,20 @@ class _Quiet(Metrics):
         vars(self).update({each.name: _Mute() for each in declared()})
 
 
-def silent_daemon(flags: dict[str, Any], count: int, seconds: float = 0.0) -> dict[str, Any]:
+def silent_daemon(flags: dict[str, Any], seconds: float = 0.0, after: int = 0) -> dict[str, Any]:
     """The same without any metric, or anyone that looks at the group."""
     import consumer.daemon
 
     vars(consumer.daemon)["Reporting"] = lambda *_: _Mute()
     clock = Measured()
+    models: list[_Timed] = []
 
     def load_model() -> Encoder:
-        encoder = _Slow(seconds) if seconds else NoModel()
-        clock.start()
-        return encoder
+        models.append(_Timed(clock, after, seconds))
+        return models[0]
 
     Daemon(load(flags=flags), load_model, _Quiet()).run()
-    return clock.stop() | {"passages": count}
+    return clock.stop() | {"passages": models[0].passages - models[0].before}
 
 
 JOBS: dict[str, Callable[..., Any]] = {
