@@ -45,7 +45,8 @@ def find_token_budget(encoder: PipelinedEncoder) -> int:
     info = encoder.info
     device = torch.device(info.device)
     budgets = CPU_BUDGETS if device.type == "cpu" else GPU_BUDGETS
-    way = (info.precision, info.layout, info.attention, "compiled" if info.compiled else "eager")
+    compiled = "compiled" if info.compiled else "eager"
+    way = (info.precision, info.layout, info.attention, compiled, f"{encoder.in_flight} in flight")
     key = " | ".join((device_name(device), info.fingerprint, *way, f"torch {torch.__version__}"))
     known = _remembered(key)
     if known is not None:
@@ -74,7 +75,7 @@ def measure(
 
     The budgets take turns, a few times or until the time is up, and the best turn of each counts: what else
     runs on the machine only ever makes it slower. A budget that does not fit the memory is left out, with
-    all above it.
+    all above it, and so is one that would take too long by the rates so far.
 
     Args:
         encoder: whose own budget plays no part.
@@ -95,9 +96,12 @@ def measure(
             if budget >= limit:
                 continue
             batch = _passages(encoder, budget)
+            tokens = encoder.in_flight * sum(map(len, batch))
             started = clock()
             if started >= deadline:
                 return rates
+            if rates and started + tokens / max(rates.values()) > deadline:
+                continue
             try:
                 # As many at a time as later, so that they fit the memory together.
                 pending = [encoder.submit(batch) for _ in range(encoder.in_flight)]
@@ -107,7 +111,6 @@ def measure(
                 limit = budget
                 rates = {known: rate for known, rate in rates.items() if known < limit}
                 continue
-            tokens = encoder.in_flight * sum(map(len, batch))
             rates[budget] = max(rates.get(budget, 0.0), tokens / max(clock() - started, 1e-9))
         left = [budget for budget in left if budget < limit]
     return rates

@@ -15,6 +15,7 @@ from consumer.bert import PackedBert
 from consumer.encoder import ModelInfo, OutOfMemory, Pending
 from consumer.packed import Packed
 from consumer.split import Splitter
+from consumer.streams import Streams
 from embedstream.errors import TryAgainError
 
 __all__ = ["Body", "PackedBody", "Pool", "TransformerEncoder", "first_tokens", "mean_of_tokens"]
@@ -71,8 +72,11 @@ class TransformerEncoder:
         self._body = body
         self._device = torch.device(info.device)
         cuda = self._device.type == "cuda"
-        self.in_flight = GPU_IN_FLIGHT if cuda else 1
         self._side = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
+        # What is compiled, or a library's, need not bear several threads.
+        is_ours = self._device.type == "cpu" and info.layout == "packed" and not info.compiled
+        self._streams = Streams(torch.get_num_threads()) if is_ours else None
+        self.in_flight = GPU_IN_FLIGHT if cuda else self._streams.count if self._streams else 1
 
     def encode(self, batch: Sequence[Ids]) -> NDArray[np.float32]:
         """Encodes passages of any lengths; sorted by length, the least is wasted on padding.
@@ -91,9 +95,14 @@ class TransformerEncoder:
         return self.submit(batch).result()
 
     def submit(self, batch: Sequence[Ids]) -> Pending:
-        """As `encode`, but on a GPU it comes back while the device still works."""
+        """As `encode`, but it comes back while a GPU, or a CPU's other threads, still work."""
         if not batch:
             return _Done(np.empty((0, self.info.dim), dtype=np.float32))
+        if self._streams is not None:
+            return self._streams.submit(lambda part: self._begin(part).result(), batch)
+        return self._begin(batch)
+
+    def _begin(self, batch: Sequence[Ids]) -> Pending:
         try:
             with torch.inference_mode():
                 vectors = self._vectors(batch)

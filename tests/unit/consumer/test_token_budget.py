@@ -23,13 +23,21 @@ class Timed:
     token_budget = 0
     in_flight = 2
 
-    def __init__(self, best: int, fits: int = 10**9, precision: str = "fp32", each: float = 0.01) -> None:
+    def __init__(
+        self,
+        best: int,
+        fits: int = 10**9,
+        precision: str = "fp32",
+        each: float = 0.01,
+        token_seconds: float = 1e-6,
+    ) -> None:
         self.info = ModelInfo("timed", "f" * 16, 4, 128, precision, "none", "cpu", layout="packed")
         self.now = 0.0
         self.tokens: list[int] = []
         self._best = best
         self._fits = fits
         self._each = each
+        self._token_seconds = token_seconds
 
     def encode(self, batch: Sequence[Ids]) -> NDArray[np.float32]:
         return self.submit(batch).result()
@@ -40,7 +48,7 @@ class Timed:
         if tokens > self._fits:
             raise OutOfMemory
         # Fixed costs for each batch, and dearer tokens above the best size.
-        self.now += self._each + tokens * 1e-6 + max(0, tokens - self._best) * 1e-4
+        self.now += self._each + tokens * self._token_seconds + max(0, tokens - self._best) * 1e-4
         return self
 
     def result(self) -> NDArray[np.float32]:
@@ -87,6 +95,12 @@ def test_measuring_ends_when_its_time_is_up() -> None:
     encoder = Timed(2048, each=3.0)
     assert set(rates(encoder, seconds=4.0)) == {CPU_BUDGETS[0]}
     assert encoder.now < 4.0 + 4 * 3.0
+
+
+def test_a_budget_that_would_take_too_long_is_left_out() -> None:
+    encoder = Timed(10**6, token_seconds=1e-4)
+    assert set(rates(encoder, seconds=1.7)) == {1024, 2048, 4096}
+    assert encoder.now <= 1.7
 
 
 def test_a_budget_is_measured_once_for_each_way_to_run_a_model() -> None:
