@@ -6,8 +6,9 @@ INSTALLED := .venv/.installed
 # Most tests wait for brokers and processes; those of a file share them. Threads that wait for work in several
 # workers must not spin: each would take a core from another's.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests --dist loadfile
-# The seeded faults and what is measured run alone.
-SLOW := $(PYTEST) --ignore tests/bench --ignore tests/faults/test_faults.py -m '(slow or faults) and not gpu'
+# The seeded faults, and what compares speeds, run alone.
+SPEED := tests/bench/test_pipeline_speed.py tests/bench/test_wire_speed.py
+SLOW := $(PYTEST) $(SPEED:%=--ignore %) --ignore tests/faults/test_faults.py -m '(slow or faults) and not gpu'
 FAILED := --last-failed --last-failed-no-failures none
 
 .PHONY: help demo test test-all faults soak bench coverage lint format venv clean
@@ -36,7 +37,7 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(BIN)/python -m tests.class_archive
 	$(SLOW) -n 3 --durations 25 || $(SLOW) $(FAILED)
-	$(BIN)/python -m pytest tests/bench -m 'slow and not gpu'
+	$(BIN)/python -m pytest $(SPEED) -m 'slow and not gpu'
 	$(BIN)/python -m pytest tests/faults/test_faults.py -m faults
 
 faults: $(INSTALLED)

@@ -39,7 +39,7 @@ def test_nothing_is_missing_or_double_after_every_kind_of_fault(
 
 
 def run_all(seed: int) -> Report:
-    """Four runs, two at a time."""
+    """Four runs at a time."""
     print(f"\nFAULTS_SEED={seed}", flush=True)
     once, least = len(all_kinds(brokers=1)), len(all_kinds("at-least-once", 1))
     protocols = ["classic", "consumer"]
