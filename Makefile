@@ -21,7 +21,7 @@ help:
 	@echo 'make soak      hundreds of such faults on three brokers'
 	@echo 'make bench     the figures of the README: encoders, what the pipeline costs, Kafka to Kafka, memory'
 	@echo 'make lint      ruff and mypy'
-	@echo 'make coverage  the lines that the quick tests run, processes that they start included'
+	@echo 'make coverage  the lines that the tests run, processes that they start included'
 	@echo 'make format    let ruff format and mend what it can, and make docs/errors.md anew'
 	@echo 'make venv      the environment alone'
 	@echo 'make clean     remove .venv, build products and caches'
@@ -54,11 +54,11 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.pipeline
 	$(BIN)/python -m tests.bench.backlog
 
-# MARKS='not gpu' counts all the tests.
-MARKS ?= not slow and not gpu and not faults
+# MARKS='not slow and not gpu and not faults' counts the quick tests alone, in some minutes more than those take.
+MARKS ?= not gpu and not faults
 coverage: $(INSTALLED)
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest tests -m '$(MARKS)'
+	$(BIN)/python -m coverage run -m pytest tests $(SPEED:%=--ignore %) -n 3 --dist loadfile -m '$(MARKS)'
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --sort=miss --skip-covered --fail-under=90
 

@@ -16,11 +16,11 @@ NOBODY = ("--bootstrap-servers", "127.0.0.1:1")
 
 @pytest.mark.slow
 def test_a_machine_is_measured_from_kafka_to_kafka_and_leaves_no_topic(
-    broker: BrokerHandle, tmp_path: Path
+    kafka_broker: BrokerHandle, tmp_path: Path
 ) -> None:
     speeds = tmp_path / "speeds.json"
     flags = ("--seconds", "2", "--price-per-hour", "0.5", "--corpus-tokens", "1e9", "--record", speeds)
-    done = run_cli("bench", *MODEL, "--bootstrap-servers", broker.bootstrap, *flags, "--json")
+    done = run_cli("bench", *MODEL, "--bootstrap-servers", kafka_broker.bootstrap, *flags, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     # Speed and peak are measured one after the other: what else the machine does meanwhile is in one of them.
@@ -28,7 +28,8 @@ def test_a_machine_is_measured_from_kafka_to_kafka_and_leaves_no_topic(
     assert found["kafka"]["passages"] > 0
     assert found["costs"]["corpus_dollars"] == pytest.approx(found["costs"]["corpus_hours"] * 0.5)
     assert json.loads(speeds.read_text())["speeds"][0]["architecture"] == "bert-6x384x1536"
-    topics = make_admin(KafkaSettings(bootstrap_servers=broker.bootstrap)).list_topics(timeout=10).topics
+    admin = make_admin(KafkaSettings(bootstrap_servers=kafka_broker.bootstrap))
+    topics = admin.list_topics(timeout=10).topics
     assert not [name for name in topics if name.startswith("embedstream-bench")]
 
 
