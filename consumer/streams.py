@@ -28,7 +28,8 @@ Ids: TypeAlias = NDArray[np.int32]
 Encode: TypeAlias = Callable[[Sequence[Ids]], NDArray[np.float32]]
 _Job: TypeAlias = tuple["Future[NDArray[np.float32]]", Encode, Sequence[Ids]]
 
-# More would want larger batches, and so more memory, than they gain: cores of one group share its products.
+# Beyond, the cores of a group share its products: a part for each of many cores would be too small, or the
+# batch too large for the memory.
 MOST = 4
 
 
