@@ -30,7 +30,7 @@ demo: $(INSTALLED)
 	$(BIN)/embedstream demo
 
 test: $(INSTALLED)
-	$(PYTEST) -n 2 -m 'not slow and not gpu and not faults'
+	$(PYTEST) -n 3 -m 'not slow and not gpu and not faults'
 
 # Real brokers on a busy machine may stall for longer than any test waits: what fails is shown, and once more run
 # alone. Not so the seeded faults: a record that is missing or double once is one too many.
