@@ -16,6 +16,7 @@ class EncoderThread:
 
     It must be one and the same: OpenMP keeps a pool of threads for each thread that has computed, and with
     two pools on the same cores its threads no longer wait actively for each other (a tenth of a CPU's speed).
+    Where a model is run by `consumer/streams.py`, this thread only waits for those.
     """
 
     def __init__(self, load: Callable[[], Encoder], on_error: Callable[[BaseException], None]) -> None:

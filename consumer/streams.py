@@ -30,7 +30,7 @@ _Job: TypeAlias = tuple["Future[NDArray[np.float32]]", Encode, Sequence[Ids]]
 
 # Beyond, the cores of a group share its products: a part for each of many cores would be too small, or the
 # batch too large for the memory.
-MOST = 4
+MOST_STREAMS = 4
 
 
 class Streams:
@@ -42,7 +42,7 @@ class Streams:
         Args:
             cores: how many threads torch may use in all.
         """
-        self.count = min(cores, MOST)
+        self.count = min(cores, MOST_STREAMS)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         for number in range(self.count):
             # A daemon thread, as the one that waits for it: what hangs must not keep a failed process alive.

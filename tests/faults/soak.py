@@ -68,7 +68,7 @@ def all_kinds(delivery: str = "exactly-once", brokers: int = 3) -> tuple[str, ..
     return tuple(each for each in kinds if each not in unfit)
 
 
-def run_together(soaks: Sequence[Soak], at_once: int = 4) -> list[Report]:
+def run_together(soaks: Sequence[Soak], at_once: int = 2) -> list[Report]:
     """Runs them in processes of their own, a few at once: most of a run is waiting."""
     # Fresh processes: a Kafka client does not survive a fork.
     context = multiprocessing.get_context("spawn")

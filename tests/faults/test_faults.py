@@ -52,7 +52,8 @@ def run_all(seed: int) -> Report:
             Soak(seed + 1, once, 1, second),
             Soak(seed + 2, least, 1, first, "at-least-once"),
             Soak(seed + 3, WITH_BROKERS_FAULTS, 3, second, kinds=WITH_BROKERS),
-        ]
+        ],
+        at_once=4,
     )
     report = functools.reduce(Report.__add__, reports)
     print(f"all four: {report}", flush=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from consumer.streams import MOST, Streams, parts
+from consumer.streams import MOST_STREAMS, Streams, parts
 from tests.kafka import wait_until
 
 Ids = NDArray[np.int32]
@@ -65,7 +65,9 @@ def test_vectors_come_in_the_order_of_each_batch_whatever_part_is_done_first() -
     assert np.array_equal(pending[1].result(), numbers(batch[:1]))
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, [1]), (2, [1, 1]), (MOST * 2 + 1, [2] * MOST)])
+@pytest.mark.parametrize(
+    ("cores", "threads"), [(1, [1]), (2, [1, 1]), (MOST_STREAMS * 2 + 1, [2] * MOST_STREAMS)]
+)
 def test_the_threads_share_the_cores(cores: int, threads: list[int]) -> None:
     own = torch.get_num_threads()
     streams = Streams(cores)
