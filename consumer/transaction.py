@@ -44,7 +44,7 @@ class _Broken(Exception):
 
 
 class TransactionalDelivery:
-    """Delivers windows through a transactional producer that it makes, and makes again when it breaks."""
+    """Delivers windows through a transactional producer that it makes, again after it broke or aborted."""
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class TransactionalDelivery:
         self._timeout = timeout_seconds
         self._stopping = stopping
         self._producer: Producer | None = None
+        self._spent = False
 
     def prepare(self) -> None:
         """Makes the producer and fences its predecessor.
@@ -202,7 +203,14 @@ class TransactionalDelivery:
         raise _Broken(describe_error(error))
 
     def _abort(self, producer: Producer) -> None:
+        """Aborts; the producer may still be asked for a rival, but takes no record any more.
+
+        An abort drops records that were about to be sent again since their answer was lost, and librdkafka
+        2.16 gives their sequence numbers to the next ones of their partition. The broker, which may have the
+        dropped ones, takes the next for those: they are acknowledged, and no reader ever sees them.
+        """
         self._repeat(producer.abort_transaction)
+        self._spent = True
 
     def _repeat(self, call: Callable[..., Any], *arguments: Any, timed: bool = True) -> None:
         """Repeats the same call while its error is retriable; after the transaction time-out it is broken.
@@ -227,6 +235,8 @@ class TransactionalDelivery:
 
     def _ready(self) -> Producer:
         """A producer that may begin a transaction: made, and its predecessor fenced, when there is none."""
+        if self._spent:
+            self._producer = None
         if self._producer is None:
             self._producer = self._initialised()
         return self._producer
@@ -238,6 +248,7 @@ class TransactionalDelivery:
         while True:
             try:
                 producer.init_transactions(CALL_SECONDS)
+                self._spent = False
                 return producer
             except KafkaException as exception:
                 error: KafkaError = exception.args[0]

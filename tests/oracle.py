@@ -182,6 +182,9 @@ def _tell(passages: Sequence[Passage], document: dict[str, Any]) -> bool:
 
 
 def source_of(message: Message) -> Position:
-    """The input record that a dead letter or a deletion names in its headers."""
+    """The input record of an output record; dead letters and deletions name it in their headers."""
     headers = dict(message.headers() or [])
+    if "source.partition" not in headers:
+        source = decode("embedding", message.value() or b"")["source"]
+        return source["partition"], source["offset"]
     return int(headers["source.partition"] or -1), int(headers["source.offset"] or -1)

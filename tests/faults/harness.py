@@ -24,13 +24,14 @@ from tests.faults.network import Network
 from tests.faults.reader import Reader
 from tests.hash_encoder import HashEncoder, vector_of
 from tests.kafka import make_topics, read_all, read_each
-from tests.oracle import Outcome, check_exactly_once, decode
+from tests.oracle import Outcome, check_exactly_once, decode, source_of
 
 __all__ = ["BROKER_SETTINGS", "PARTITIONS", "Harness"]
 
 PARTITIONS = 6
 # A read_committed reader sees the last output at most so much later.
 READER_SECONDS = 10.0
+TRACES = 20
 BROKER_SETTINGS: Mapping[str, str] = {
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
     "group.min.session.timeout.ms": "1000",
@@ -196,7 +197,32 @@ class Harness:
             problems.append(
                 f"{len(self.reader.doubles)} doubles seen while running: {self.reader.doubles[:5]}"
             )
+        if outcome.missing:
+            problems += self._traces(set(outcome.missing))[:TRACES]
         return outcome, problems + self.fleet.problems
+
+    def _traces(self, missing: set[tuple[int, int]]) -> list[str]:
+        """What there is of the missing: open transactions, output that no reader sees, windows delivered."""
+        admin, found = make_admin(self.topics.kafka), []
+        for topic in (self.topics.embeddings, self.topics.dead_letters):
+            partitions = admin.list_topics(timeout=10.0).topics[topic].partitions
+            stable = end_offsets(admin, topic, partitions, IsolationLevel.READ_COMMITTED)
+            for partition, end in end_offsets(admin, topic, partitions).items():
+                if end > stable[partition]:
+                    found.append(
+                        f"{topic}/{partition}: a transaction is open from {stable[partition]} to {end}"
+                    )
+            for message in read_each(self.cluster.bootstrap, topic, "read_uncommitted"):
+                if source_of(message) in missing:
+                    place = f"{topic}/{message.partition()}/{message.offset()} at {message.timestamp()[1]}"
+                    found.append(f"{place}: output of {source_of(message)}, not committed")
+        for daemon in self.fleet.daemons.values():
+            for event in daemon.events("window_delivered"):
+                for partition, offset in missing:
+                    first, last = event["offsets"].get(str(partition), (0, -1))
+                    if first <= offset <= last:
+                        found.append(f"{daemon.name}: {event}")
+        return found
 
     def _looked_at(self, embeddings: Iterable[Message], others: list[str]) -> Iterator[Message]:
         """Passes them on; adds to `others` those whose vector is not that of their text."""

@@ -20,7 +20,8 @@ from pathlib import Path
 from tests.brokers import REPOSITORY, find_kafka
 from tests.faults.network import find_toxiproxy
 
-TESTS = "tests/faults/test_scenarios.py::"
+SCENARIOS = "tests/faults/test_scenarios.py::"
+TRANSACTION = "tests/integration/test_transaction.py::"
 TAKEOVER = "test_after_kill_9_at_a_failpoint_the_other_daemon_takes_over_in_time[after_produce]"
 GIVEN_UP = "test_a_window_whose_transaction_the_broker_gave_up_is_delivered_again"
 BACK = "test_a_daemon_that_is_started_again_takes_its_partitions_back_without_a_rebalance[after_send_offsets]"
@@ -28,7 +29,11 @@ BACK = "test_a_daemon_that_is_started_again_takes_its_partitions_back_without_a_
 
 @dataclass(frozen=True)
 class Mutation:
-    """What is broken: in `file`, `before` becomes `after`; and what the test must say then (a pattern)."""
+    """What is broken: in `file`, `before` becomes `after`; and what the test must say then (a pattern).
+
+    Attributes:
+        module: Where the test is.
+    """
 
     name: str
     file: str
@@ -36,6 +41,7 @@ class Mutation:
     after: str
     test: str
     says: str
+    module: str = SCENARIOS
 
 
 MUTATIONS = (
@@ -96,6 +102,15 @@ MUTATIONS = (
         GIVEN_UP,
         r"\d+ untrue",
     ),
+    Mutation(
+        "records through a producer that has aborted",
+        "consumer/transaction.py",
+        "        self._spent = True\n",
+        "",
+        "test_what_the_broker_has_of_an_aborted_transaction_is_not_taken_for_what_is_delivered_again",
+        r"assert \[\] == \[b'value'\]",
+        TRANSACTION,
+    ),
 )
 
 
@@ -113,7 +128,7 @@ def run(mutation: Mutation) -> str | None:
         if toxiproxy is not None:
             environment["TOXIPROXY"] = str(toxiproxy)
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", TESTS + mutation.test],
+            [sys.executable, "-m", "pytest", mutation.module + mutation.test],
             cwd=copy,
             env=environment,
             capture_output=True,

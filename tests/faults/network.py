@@ -101,6 +101,11 @@ class Network:
             toxic = {"name": stream, "type": "timeout", "stream": stream, "attributes": {"timeout": 0}}
             self._each(daemon, "POST", "/toxics", toxic)
 
+    def answer_no_more(self, daemon: str) -> None:
+        """What it sends arrives, and no answer comes back."""
+        toxic = {"name": "deaf", "type": "timeout", "stream": "downstream", "attributes": {"timeout": 0}}
+        self._each(daemon, "POST", "/toxics", toxic)
+
     def mend(self, daemon: str) -> None:
         """As if nothing had been, but for connections: what a half-open one lost would never come again."""
         for route in self._routes[daemon]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +23,11 @@ from consumer.sending import BATCH_RECORDS
 from consumer.transaction import TransactionalDelivery
 from embedstream.errors import FencedError, TryAgainError
 from embedstream.kafka import make_admin, make_consumer, make_producer
-from tests.brokers import BrokerHandle
+from embedstream.offsets import end_offsets
+from tests.brokers import ApacheCluster, BrokerHandle
 from tests.consuming import committed, documents, send
 from tests.daemons import Daemons, verified
+from tests.faults.network import Network, find_toxiproxy
 from tests.kafka import Topics, make_topics, read_all, wait_until
 
 TIMEOUT_SECONDS = 20.0
@@ -215,6 +219,69 @@ def test_a_producer_that_does_not_know_of_added_partitions_is_replaced(topics: T
         0,
         3,
     ]
+
+
+@pytest.mark.slow
+def test_what_the_broker_has_of_an_aborted_transaction_is_not_taken_for_what_is_delivered_again(
+    kafka_home: Path, tmp_path: Path
+) -> None:
+    """A record's answer is lost with its connection, and the transaction aborted before it is sent again.
+
+    librdkafka 2.16 then gives its sequence number to the next record of that partition. The broker has one of
+    that number, and tells the next transaction that it has this one already.
+    """
+    server = find_toxiproxy()
+    if server is None:
+        pytest.skip("toxiproxy-server is neither on PATH nor in ../shared/tools, and TOXIPROXY is not set")
+    cluster = ApacheCluster(kafka_home, tmp_path / "kafka")
+    with Network(server, cluster, ["daemon"]) as network, cluster:
+        topics = make_topics(cluster.bootstrap)
+        group, ownership, transactional_id = Group(topics), Ownership(), uuid.uuid4().hex
+        record = OutboundRecord(topics.dead_letters, 0, b"key", b"value", (("error.class", b"empty"),))
+        items = [ItemRecords(EndOfPartition(topics.documents, 0, 5, 1), (record,))]
+        waiting: list[int] = []
+
+        def note(statistics: str) -> None:
+            found = json.loads(statistics)["topics"].get(topics.dead_letters, {"partitions": {}})
+            queues = found["partitions"].get("0", {"xmit_msgq_cnt": 0, "msgq_cnt": 0, "msgs_inflight": 0})
+            waiting[:] = [queues["xmit_msgq_cnt"] + queues["msgq_cnt"], queues["msgs_inflight"]]
+
+        def new_producer() -> Producer:
+            routed = topics.kafka.model_copy(update={"bootstrap_servers": network.bootstrap("daemon")})
+            return make_producer(
+                routed, transactional_id=transactional_id, statistics_interval_ms=50, stats_cb=note
+            )
+
+        def lose_the_answer(producer: Producer) -> None:
+            """Of the window's record; one before it has the partition in the transaction."""
+            producer.produce(topics.dead_letters, b"of the aborted transaction", partition=0)
+            assert producer.flush(TIMEOUT_SECONDS) == 0
+            network.answer_no_more("daemon")
+
+        def lose_everything(producer: Producer) -> None:
+            admin = make_admin(topics.kafka)
+            wait_until(lambda: end_offsets(admin, topics.dead_letters, [0])[0] == 2, 20, "it is not written")
+            network.cut("daemon")
+            wait_until(lambda: (producer.poll(0.01), waiting == [1, 0])[1], 20, "it is not to be sent again")
+            _lose_partitions(ownership, topics)
+            threading.Timer(1.0, network.mend, ["daemon"]).start()
+
+        def producer() -> Any:
+            new = new_producer()
+            if waiting:
+                return new
+            watched = Watched(new, "produce", "before", lose_the_answer)
+            return Watched(watched, "flush", "after", lose_everything)  # type: ignore[arg-type]
+
+        delivery = a_delivery(topics, group, producer, ownership, transactional_id)
+        delivery.prepare()
+        with pytest.raises(NotDelivered, match="partitions were lost"):
+            delivery.deliver(items)
+        ownership.close_transaction()
+        assert ownership.open_transaction([]) == []
+        delivery.deliver(items)
+        assert [each.value() for each in read_all(topics.bootstrap, topics.dead_letters)] == [b"value"]
+        group.close()
 
 
 @pytest.mark.slow
