@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -52,6 +51,7 @@ CLUSTER_ID = "ZW1iZWRzdHJlYW0tdGVzdA"
 PORTS = range(10_000, 32_768)
 # Of the machine's own: two runs with the same seed must not want the same ports.
 _RANDOM = random.SystemRandom()
+_HELD: list[socket.socket] = []
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,25 @@ def find_kafka() -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nothing listened on a moment ago.
+    """Return ports of 127.0.0.1 for servers of this process; until it ends, no other call gets the same ones.
 
-    Drawn at random, since other workers and processes of a test look for theirs at the same time.
+    Drawn at random and held, since other workers and processes of a test look for theirs at the same time,
+    and a server takes seconds to come to its own.
     """
-    found: set[int] = set()
+    found: list[int] = []
     while len(found) < count:
-        port = _RANDOM.choice(PORTS)
-        with suppress(OSError), socket.socket() as one:
+        port, one = _RANDOM.choice(PORTS), socket.socket()
+        try:
             one.bind(("127.0.0.1", port))
-            found.add(port)
-    return list(found)
+        except OSError:
+            one.close()
+            continue
+        # From here on a server may listen there beside it, as all do that may start again on the same port;
+        # another bind like the one above is refused.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _HELD.append(one)
+        found.append(port)
+    return found
 
 
 class ApacheNode:

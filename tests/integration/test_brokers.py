@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 
 import pytest
@@ -140,5 +141,12 @@ def test_records_keep_key_headers_partition_and_order(topics: Topics) -> None:
         assert [record.value() is None for record in records] == [number == 7 for number in numbers]
 
 
-def test_free_ports_are_different_ones() -> None:
-    assert len(set(free_ports(6))) == 6
+def test_a_free_port_is_given_once_and_a_server_may_listen_there() -> None:
+    ports = free_ports(6)
+    assert len(set(ports)) == 6
+    with socket.socket() as another, pytest.raises(OSError, match="in use"):
+        # As another process looks for its own.
+        another.bind(("127.0.0.1", ports[0]))
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", ports[0])), socket.create_connection(("127.0.0.1", ports[0])):
+            pass
