@@ -100,19 +100,21 @@ class Changes(Everything):
         known = self._ledger.files(folder, names)
         rules = None if self._rehash else self._rules
         unread, numbers = [], []
+        unchanged_bytes = 0
         refusals: list[tuple[Refusal, int]] = []
         for name, found in zip(names, batch.files, strict=True):
             row = known.get(name)
             number = self._ledger.new_file() if row is None else row[4]
             numbers.append(number)
             if row is not None and row[1] == found.size and row[2] == found.mtime_ns and row[3] == rules:
-                self.unchanged_files += 1
-                self.unchanged_bytes += found.size
+                unchanged_bytes += found.size
                 if row[5] is not None:
                     refusals += _from_json(row[5])
                 continue
             self._files[number] = _OpenFile(folder, name, found)
             unread.append(FileToRead(number, found))
+        self.unchanged_files += len(numbers) - len(unread)
+        self.unchanged_bytes += unchanged_bytes
         return unread, numbers, refusals
 
     def again(self, batch: Batch, root: str, wanted: set[int]) -> list[FileToRead]:

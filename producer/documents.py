@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from producer.refusals import Reason, RefusedError
@@ -141,7 +142,11 @@ def check(raw: RawDocument, id_field: str | None = None, metadata_fields: Sequen
         raise RefusedError(Reason.BAD_ID, f"the id is longer than {MAX_ID_BYTES} bytes")
     if metadata_fields:
         fields = {name: fields[name] for name in metadata_fields if name in fields}
-    metadata = {name: _as_text(name, value) for name, value in fields.items() if value is not None}
+    metadata = {
+        name: value if type(value) is str else _as_text(name, value)
+        for name, value in fields.items()
+        if value is not None
+    }
     left_out: tuple[str, ...] = ()
     try:
         encoded = _metadata_bytes(metadata)
@@ -166,7 +171,7 @@ def prepare(document: ReadDocument, file: int, line: int | None, segment_bytes: 
         segment_bytes: The most text that a record holds, in bytes of UTF-8.
     """
     metadata = document.metadata_bytes
-    source = string(document.source)
+    source = _source(document.source)
     if document.content_bytes <= segment_bytes:
         whole = (0, 1, 0)
         segments = [segment_after_version(document.data, document.content_hash, source, whole, metadata)]
@@ -189,6 +194,10 @@ def prepare(document: ReadDocument, file: int, line: int | None, segment_bytes: 
         document.content_bytes,
         tuple(segments),
     )
+
+
+# The documents of a file have the same one.
+_source = lru_cache(maxsize=64)(string)
 
 
 def hash_of_metadata(metadata: Mapping[str, str]) -> bytes:

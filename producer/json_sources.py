@@ -69,7 +69,8 @@ def _fields(data: bytes) -> dict[str, object]:
         return _by_json(data)
     if not isinstance(fields, dict):
         raise RefusedError(Reason.NOT_AN_OBJECT, "the JSON is not an object")
-    if any(type(value) not in _EXACT and _may_be_rounded(value) for value in fields.values()):
+    values = fields.values()
+    if not _EXACT.issuperset(map(type, values)) and any(map(_may_be_rounded, values)):
         return _by_json(data)
     return fields
 

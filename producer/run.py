@@ -193,15 +193,16 @@ class Run:
 
     def _take(self, chunk: Chunk) -> None:
         """Send what has to be sent of a chunk."""
-        changes, sender = self._changes, self._sender
+        changes, sender, is_limited = self._changes, self._sender, self._settings.rate is not None
         for file, refusal in chunk.refusals:
             if not self._reads_again:
                 self._refuse(refusal)
             changes.refused(file, refusal)
+        last, path = -1, ""
         for document, above, replaces in changes.choose(chunk.documents):
-            where = printable(changes.path(document.file))
-            if document.line is not None:
-                where = f"{where}:{document.line}"
+            if document.file != last:
+                last, path = document.file, printable(changes.path(document.file))
+            where = path if document.line is None else f"{path}:{document.line}"
             if replaces:
                 told = f"it replaces another document of the corpus that has its id, {document.id[:200]}"
                 repeated = RefusedError(Reason.REPEATED_ID, told).at(where)
@@ -210,7 +211,8 @@ class Run:
                 changes.refused(document.file, repeated)
             try:
                 changes.sent(document, sender.send(document, where, above))
-                self._limit.wait(sender.queued_bytes, lambda: not self._goes_on())
+                if is_limited:
+                    self._limit.wait(sender.queued_bytes, lambda: not self._goes_on())
                 if time.monotonic() > self._count_due:
                     self._count()
             except RefusedError as error:

@@ -166,7 +166,7 @@ class _Look:
 
 def _batches(root: str, relative: str, folder: str, files: list[FoundFile], look: _Look) -> Iterator[Batch]:
     """Yield the files of one folder as a batch, if there are any, each with the sidecar that it has."""
-    if any(not file.relative.endswith(".json") for file in files) or folder.endswith(f"/{FOLDER}"):
+    if [file for file in files if file.relative[-5:] != ".json"] or folder.endswith(f"/{FOLDER}"):
         try:
             files = _with_sidecars(folder, files, look)
         except OSError as error:
@@ -256,7 +256,7 @@ def _walk_folder(root: str, look: _Look) -> Iterator[Batch]:
             continue
         files = _files(run, folder, look)
         # After the look at each: in the folder's own order the file system answers faster.
-        files.sort()
+        files.sort(key=_path)
         folder.subfolders.sort(key=_name, reverse=True)
         if files:
             yield from _batches(root, folder.relative, folder.path.rstrip("/"), files, look)
@@ -271,18 +271,18 @@ def _files(run: list[os.DirEntry[str]], folder: _Folder, look: _Look) -> list[Fo
         try:
             if name[0] == ".":
                 look.refuse(Reason.HIDDEN, entry.path, "the name begins with a dot")
+            elif is_known(name) and entry.is_file():
+                relative = above + (name if name.isascii() else printable(name))
+                if everything or look.takes(relative, entry.path):
+                    found = entry.stat()
+                    files.append(FoundFile(entry.path, relative, found.st_size, found.st_mtime_ns))
             elif entry.is_dir():
                 folder.subfolders.append(entry)
             elif not is_known(name):
                 look.refuse(Reason.UNKNOWN_SUFFIX, entry.path, "no source reads files of this name")
             else:
-                relative = above + (name if name.isascii() else printable(name))
-                if not entry.is_file():
-                    entry.stat()  # for what is wrong with a link
-                    look.refuse(Reason.NOT_A_FILE, entry.path, "a pipe, a socket or a device")
-                elif everything or look.takes(relative, entry.path):
-                    found = entry.stat()
-                    files.append(FoundFile(entry.path, relative, found.st_size, found.st_mtime_ns))
+                entry.stat()  # for what is wrong with a link
+                look.refuse(Reason.NOT_A_FILE, entry.path, "a pipe, a socket or a device")
         except OSError as error:
             look.on_refusal(_unreadable(entry.path, error))
     return files
@@ -314,6 +314,10 @@ def _open(path: str, relative: str) -> _Folder:
 def _entries(path: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(path) as found:
         yield from found
+
+
+def _path(file: FoundFile) -> str:
+    return file[0]
 
 
 def _name(entry: os.DirEntry[str]) -> str:
