@@ -29,6 +29,8 @@ __all__ = ["admit"]
 
 # Offsets are committed right after output in at-least-once mode: a look in between sees output without them.
 LOOKS = 3
+# A second each.
+END_LOOKS = 5
 METADATA_SECONDS = 10.0
 
 _log = get_logger("admission")
@@ -94,7 +96,7 @@ def _admit(
         written = [*embeddings, *dead_letters]
         # Read again: another daemon may have committed its first window meanwhile.
         committed = committed_offsets(kafka, group, topic, partitions)
-        ends = end_offsets(admin, topic, partitions)
+        ends = _ends(admin, topic, partitions, committed, written)
         refuse_other_input(reader, topic, written, starts, ends)
         refuse_misplaced_output(embeddings, layout.embeddings_topic, layout.embeddings_partitions)
         _refuse_other_model(settings, committed, written, model)
@@ -174,6 +176,28 @@ def _refuse_out_of_range(
             refuse_beyond(topic, partition, each.offset, ends[partition], group)
         if each.offset < starts[partition] and settings.consumer.expired_offsets == "stop":
             refuse_expired(topic, partition, each.offset, starts[partition], group)
+
+
+def _ends(
+    admin: AdminClient,
+    topic: str,
+    partitions: range,
+    committed: Mapping[int, TopicPartition],
+    written: Sequence[Written],
+) -> dict[int, int]:
+    """The high watermark of each partition; looked at again where it lies before what was read of it.
+
+    A broker that comes back believes for a moment that it leads what it led, and tells the end of then.
+    """
+    reached = [(partition, each.offset) for partition, each in committed.items()]
+    reached += [(each.source.partition, each.source.offset + 1) for each in written]
+    ends = end_offsets(admin, topic, partitions)
+    for _ in range(END_LOOKS):
+        if all(ends.get(partition, 0) >= offset for partition, offset in reached):
+            break
+        time.sleep(1.0)
+        ends = end_offsets(admin, topic, partitions)
+    return ends
 
 
 def _written(

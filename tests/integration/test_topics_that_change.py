@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import NewPartitions, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
+from consumer.admission import admit
+from consumer.topics import Topics as LookedUp
 from embedstream.kafka import make_admin
+from embedstream.offsets import end_offsets
+from embedstream.settings import ConsumerSettings, Settings
 from tests.brokers import BrokerHandle
 from tests.consuming import committed, documents, outcome, send
 from tests.daemons import Daemons, verified
@@ -58,6 +63,28 @@ def test_documents_made_again_under_a_daemon_end_it_and_nothing_is_committed(
     assert committed(topics) == {}
     # The broker has forgotten the old topic's offsets; taking them from the output would skip new records.
     assert "made again" in daemons.start(topics, "--recover-offsets").refused()
+
+
+def test_an_end_that_a_broker_tells_which_has_just_come_back_is_looked_at_again(
+    topics: Topics, daemons: Daemons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It believes for a moment that it leads what it led, and knows no record since."""
+    send(topics, documents(20))
+    assert daemons.start(topics, "--until-drained").process.wait(60) == 0
+    looks: list[str] = []
+
+    def late(admin: AdminClient, topic: str, *asked: Any) -> dict[int, int]:
+        found = end_offsets(admin, topic, *asked)
+        if topic != topics.documents:
+            return found
+        looks.append(topic)
+        return dict.fromkeys(found, 1) if len(looks) == 1 else found
+
+    monkeypatch.setattr("consumer.admission.end_offsets", late)
+    settings = Settings(kafka=topics.kafka, consumer=ConsumerSettings(group=topics.documents))
+    admin = make_admin(topics.kafka)
+    assert admit(admin, settings, LookedUp(admin, topics.kafka), "hash") == {}
+    assert len(looks) == 2
 
 
 @pytest.mark.slow
