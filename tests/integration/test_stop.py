@@ -120,8 +120,9 @@ def test_a_broker_that_freezes_with_a_window_in_hand_makes_the_daemon_end_with_7
 ) -> None:
     topics = make_topics(cluster.bootstrap)
     flags = ("--delivery", delivery, "--window-bytes", "8000")
-    daemon = hash_daemon_on(topics, *flags, env=STOP, seconds=0.05)
-    send(topics, documents(300))
+    daemon = hash_daemon_on(topics, *flags, env=STOP)
+    # Encoded much sooner than delivered: at any moment a window waits for its delivery.
+    send(topics, documents(900))
     wait_until(lambda: sum(committed(topics).values()) >= 30, 60, "the daemon commits")
     frozen()
     daemon.send_signal(signal.SIGTERM)
@@ -133,7 +134,7 @@ def test_a_broker_that_freezes_with_a_window_in_hand_makes_the_daemon_end_with_7
     cluster.wait_ready()
     assert hash_daemon_on(topics, *flags, "--until-drained").wait(90) == 0
     found = outcome(topics)
-    assert found.inputs == 300
+    assert found.inputs == 900
     assert not found.missing
     if delivery == "exactly-once":
         assert found.is_exactly_once, found
