@@ -6,6 +6,7 @@ without a word, or read a topic that was made again from somewhere in its middle
 
 from __future__ import annotations
 
+import time
 from typing import NoReturn
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
@@ -20,6 +21,8 @@ __all__ = ["place", "refuse_beyond", "refuse_expired"]
 
 # On the poll thread: far below any poll interval.
 WATERMARK_SECONDS = 3.0
+END_LOOKS = 5
+LOOK_SECONDS = 1.0
 
 _log = get_logger("position")
 
@@ -54,9 +57,7 @@ def place(
     if offset is not None and offset >= 0:
         start = offset
         try:
-            low, high = consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=WATERMARK_SECONDS
-            )
+            low, high = _watermarks(consumer, TopicPartition(topic, partition), offset)
         except KafkaException as exception:
             # Fetched again at the same offset, the broker refuses it again.
             _log.warning("offset_not_looked_up", partition=partition, error=describe_error(exception.args[0]))
@@ -74,6 +75,19 @@ def place(
     # A partition without a position can't be sought in; assigned again, it takes the one given.
     consumer.incremental_unassign([TopicPartition(topic, partition)])
     consumer.incremental_assign([TopicPartition(topic, partition, start)])
+
+
+def _watermarks(consumer: Consumer, partition: TopicPartition, offset: int) -> tuple[int, int]:
+    """Where the log begins and ends; looked at again where that is before the offset.
+
+    A broker that comes back believes for a moment that it leads what it led, and tells the end of then.
+    """
+    for _ in range(END_LOOKS):
+        low, high = consumer.get_watermark_offsets(partition, timeout=WATERMARK_SECONDS)
+        if offset <= high:
+            break
+        time.sleep(LOOK_SECONDS)
+    return low, high
 
 
 def refuse_expired(topic: str, partition: int, offset: int, low: int, group: str) -> NoReturn:
