@@ -119,6 +119,8 @@ def topic_partitions(
     topic: str,
     setting: str = "topic",
     mend: str = "make it with `embedstream topics create`",
+    *,
+    found: ClusterMetadata | None = None,
 ) -> int:
     """How many partitions a topic has.
 
@@ -127,12 +129,13 @@ def topic_partitions(
         topic: its name.
         setting: what named it, for the error.
         mend: what to do where it does not exist.
+        found: what `all_topics` has found just now, if it was asked.
 
     Raises:
         ServiceUnavailableError: no broker answers.
         ConfigError: the topic does not exist.
     """
-    metadata = all_topics(admin).topics.get(topic)
+    metadata = (found or all_topics(admin)).topics.get(topic)
     if metadata is None:
         # A broker with ACLs hides what a user may not describe.
         hidden = " or this user may not see it" if _has_user(admin) else ""

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from embedstream.errors import ConfigError
-from embedstream.kafka import explain, make_admin, topic_partitions
+from embedstream.kafka import all_topics, make_admin, topic_partitions
 from embedstream.offsets import end_offsets, start_offsets
 from embedstream.settings import Settings
 from embedstream.state_folder import state_folder
@@ -49,12 +49,10 @@ def connect(settings: Settings) -> Topic:
     """
     kafka = settings.kafka
     admin = make_admin(kafka)
-    partitions = topic_partitions(admin, kafka.documents_topic, "kafka.documents_topic")
-    try:
-        cluster_id = admin.list_topics(timeout=_TIMEOUT_SECONDS).cluster_id or ""
-    except KafkaException as error:
-        raise explain(error) from None
-    identity = Identity(cluster_id, kafka.documents_topic, _topic_id(admin, kafka.documents_topic))
+    found = all_topics(admin)
+    partitions = topic_partitions(admin, kafka.documents_topic, "kafka.documents_topic", found=found)
+    topic_id = _topic_id(admin, kafka.documents_topic)
+    identity = Identity(found.cluster_id or "", kafka.documents_topic, topic_id)
     return Topic(admin, identity, partitions)
 
 
