@@ -49,6 +49,7 @@ soak: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.encoders
 	$(BIN)/python -m tests.bench.overhead
+	$(BIN)/python -m tests.bench.busy
 	$(BIN)/python -m tests.bench.wire
 	$(BIN)/python -m tests.bench.produce
 	$(BIN)/python -m tests.bench.pipeline
