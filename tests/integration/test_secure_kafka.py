@@ -353,8 +353,14 @@ def test_no_secret_is_told_anywhere(kafka: SecureKafka, tmp_path: Path) -> None:
         with pytest.raises(httpx.HTTPStatusError, match="401"):
             httpx.get(f"http://127.0.0.1:{port}/metrics").raise_for_status()
         bearer = {"Authorization": "Bearer bearer-4471-token"}
+
+        def asked(path: str) -> httpx.Response:
+            return httpx.get(f"http://127.0.0.1:{port}/{path}", headers=bearer)
+
+        # Whether it is ready is told once a second: a first window may be delivered before.
+        wait_until(lambda: asked("readyz").status_code == 200, 10.0, "the daemon is not ready")
         for path in ("metrics", "healthz", "readyz"):
-            answer = httpx.get(f"http://127.0.0.1:{port}/{path}", headers=bearer)
+            answer = asked(path)
             assert answer.status_code == 200
             told.append(answer.text)
         told.append(Path(f"/proc/{daemon.pid}/cmdline").read_text())
