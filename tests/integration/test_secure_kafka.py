@@ -325,6 +325,12 @@ def test_every_documented_right_is_needed_by_some_test(acls: list[Acl]) -> None:
     }
 
 
+def answer_of(url: str, headers: dict[str, str]) -> str:
+    """What is told with 200; whether a daemon is ready comes once a second, maybe after its first window."""
+    wait_until(lambda: httpx.get(url, headers=headers).status_code == 200, 10.0, f"{url} tells no 200")
+    return httpx.get(url, headers=headers).text
+
+
 def test_no_secret_is_told_anywhere(kafka: SecureKafka, tmp_path: Path) -> None:
     secret = PASSWORD.format(role="consumer")
     file = tmp_path / "password"
@@ -353,16 +359,9 @@ def test_no_secret_is_told_anywhere(kafka: SecureKafka, tmp_path: Path) -> None:
         with pytest.raises(httpx.HTTPStatusError, match="401"):
             httpx.get(f"http://127.0.0.1:{port}/metrics").raise_for_status()
         bearer = {"Authorization": "Bearer bearer-4471-token"}
-
-        def asked(path: str) -> httpx.Response:
-            return httpx.get(f"http://127.0.0.1:{port}/{path}", headers=bearer)
-
-        # Whether it is ready is told once a second: a first window may be delivered before.
-        wait_until(lambda: asked("readyz").status_code == 200, 10.0, "the daemon is not ready")
-        for path in ("metrics", "healthz", "readyz"):
-            answer = asked(path)
-            assert answer.status_code == 200
-            told.append(answer.text)
+        told += [
+            answer_of(f"http://127.0.0.1:{port}/{path}", bearer) for path in ("metrics", "healthz", "readyz")
+        ]
         told.append(Path(f"/proc/{daemon.pid}/cmdline").read_text())
         daemon.terminate()
         assert daemon.wait(30) == 0
