@@ -13,9 +13,11 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import pytest
@@ -32,6 +34,7 @@ __all__ = [
     "ApacheNode",
     "BrokerHandle",
     "NoKafkaError",
+    "a_broker",
     "find_kafka",
     "free_ports",
     "on_apache",
@@ -78,6 +81,16 @@ def find_kafka() -> Path:
     if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         raise NoKafkaError("Apache Kafka needs Java 17 or later: install it, or set JAVA_HOME")
     return home
+
+
+@contextmanager
+def a_broker(bootstrap: str | None) -> Iterator[str]:
+    """The broker that was named, or an Apache Kafka of one node as long as the block lasts; its address."""
+    if bootstrap is not None:
+        yield bootstrap
+        return
+    with TemporaryDirectory() as folder, ApacheCluster(find_kafka(), Path(folder)) as cluster:
+        yield cluster.bootstrap
 
 
 def free_ports(count: int) -> list[int]:

@@ -22,10 +22,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -37,7 +34,7 @@ from embedstream.logs import configure
 from embedstream.settings import load
 from tests.bench.no_model import NoModel, Shape
 from tests.bench.overhead_worker import feed
-from tests.brokers import ApacheCluster, find_kafka
+from tests.brokers import a_broker
 from tests.kafka import Topics, make_topics
 
 __all__ = ["measure"]
@@ -152,11 +149,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     configure(level="WARNING")
-    with ExitStack() as stack:
-        bootstrap = arguments.bootstrap
-        if bootstrap is None:
-            folder = Path(stack.enter_context(TemporaryDirectory()))
-            bootstrap = stack.enter_context(ApacheCluster(find_kafka(), folder)).bootstrap
+    with a_broker(arguments.bootstrap) as bootstrap:
         found = measure(bootstrap, arguments.rates, arguments.seconds, arguments.rounds)
     print(json.dumps(found, indent=2))
 

@@ -16,10 +16,7 @@ import statistics
 import subprocess
 import sys
 import uuid
-from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -27,7 +24,7 @@ from rich.table import Table
 
 from embedstream.logs import configure
 from tests.bench.no_model import Shape
-from tests.brokers import ApacheCluster, find_kafka
+from tests.brokers import a_broker
 from tests.kafka import Topics, make_topics
 
 __all__ = ["LONG", "SHORT", "compare"]
@@ -134,11 +131,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     configure(level="WARNING")
-    with ExitStack() as stack:
-        bootstrap = arguments.bootstrap
-        if bootstrap is None:
-            folder = Path(stack.enter_context(TemporaryDirectory()))
-            bootstrap = stack.enter_context(ApacheCluster(find_kafka(), folder)).bootstrap
+    with a_broker(arguments.bootstrap) as bootstrap:
         found = [
             compare(bootstrap, shape, count, arguments.rounds)
             for shape, count in ((SHORT, arguments.short), (LONG, arguments.long))

@@ -18,9 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -38,7 +36,7 @@ from embedstream.logs import configure
 from embedstream.settings import load
 from producer.produce import produce
 from producer.segments import cut
-from tests.brokers import ApacheCluster, find_kafka
+from tests.brokers import a_broker
 from tests.kafka import Topics, make_topics, read_all
 
 __all__ = ["compare"]
@@ -195,11 +193,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=256)
     arguments = parser.parse_args()
     configure(level="WARNING")
-    with ExitStack() as stack:
-        bootstrap = arguments.bootstrap
-        if bootstrap is None:
-            folder = Path(stack.enter_context(TemporaryDirectory()))
-            bootstrap = stack.enter_context(ApacheCluster(find_kafka(), folder)).bootstrap
+    with a_broker(arguments.bootstrap) as bootstrap:
         print(
             json.dumps(
                 compare(bootstrap, arguments.passages, arguments.rounds, arguments.max_tokens), indent=2
