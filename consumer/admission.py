@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.lineage import refuse_lost_output, refuse_misplaced_output, refuse_other_input
 from consumer.outbound import OutputLayout
-from consumer.position import refuse_beyond, refuse_expired
+from consumer.position import END_LOOKS, LOOK_SECONDS, refuse_beyond, refuse_expired
 from consumer.tail import Range, Written, newest_written
 from consumer.topics import Topics
 from embedstream.errors import ConfigError
@@ -29,8 +29,6 @@ __all__ = ["admit"]
 
 # Offsets are committed right after output in at-least-once mode: a look in between sees output without them.
 LOOKS = 3
-# A second each.
-END_LOOKS = 5
 METADATA_SECONDS = 10.0
 
 _log = get_logger("admission")
@@ -195,7 +193,7 @@ def _ends(
     for _ in range(END_LOOKS):
         if all(ends.get(partition, 0) >= offset for partition, offset in reached):
             break
-        time.sleep(1.0)
+        time.sleep(LOOK_SECONDS)
         ends = end_offsets(admin, topic, partitions)
     return ends
 

@@ -17,10 +17,11 @@ from embedstream.kafka import describe_error
 from embedstream.logs import get_logger
 from embedstream.metrics import Metrics
 
-__all__ = ["place", "refuse_beyond", "refuse_expired"]
+__all__ = ["END_LOOKS", "LOOK_SECONDS", "place", "refuse_beyond", "refuse_expired"]
 
 # On the poll thread: far below any poll interval.
 WATERMARK_SECONDS = 3.0
+# How often an end is looked at that lies before what is known of its partition, and how far apart.
 END_LOOKS = 5
 LOOK_SECONDS = 1.0
 
