@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -29,6 +30,8 @@ __all__ = [
 
 # Long enough for a broker that has just started, short enough for a person who mistyped an address.
 CONNECT_TIMEOUT_SECONDS = 10.0
+# How long librdkafka waits in `list_topics` before it connects a second time.
+_RECONNECT_SECONDS = 0.05
 
 Client = TypeVar("Client")
 
@@ -96,6 +99,10 @@ def all_topics(admin: AdminClient) -> ClusterMetadata:
     """
     ends = time.monotonic() + CONNECT_TIMEOUT_SECONDS
     patience = 1.0
+    # A new client drops its first connection as soon as it knows the brokers by name. What asks meanwhile
+    # waits; this request takes the next connection at once, and leaves it for the other.
+    with contextlib.suppress(KafkaException):
+        admin.describe_cluster(request_timeout=_RECONNECT_SECONDS).result()
     while True:
         try:
             found = admin.list_topics(timeout=min(patience, max(0.1, ends - time.monotonic())))
