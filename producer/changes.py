@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from producer.documents import PreparedDocument
 from producer.everything import Everything, ToSend
-from producer.ledger import FROM_TOPIC, FileRow, Ledger, Place, Rows
+from producer.ledger import FROM_TOPIC, FileRow, KnownFile, Ledger, Place, Rows
 from producer.reading import FileToRead
 from producer.refusals import LASTING, Reason, Refusal, Tally
 from producer.sender import Deletion
@@ -94,23 +94,23 @@ class Changes(Everything):
             The files that have to be read; the numbers of all; and of those that have not to be read what was
             refused when they were, each with how many it stands for.
         """
-        folder = self._ledger.folder(root, batch.folder)
-        prefix = len(batch.folder)
-        names = [found.relative[prefix:] for found in batch.files]
-        known = self._ledger.files(folder, names)
+        folder, names, rows = self._known(batch, root)
         rules = None if self._rehash else self._rules
         unread, numbers = [], []
         unchanged_bytes = 0
         refusals: list[tuple[Refusal, int]] = []
-        for name, found in zip(names, batch.files, strict=True):
-            row = known.get(name)
-            number = self._ledger.new_file() if row is None else row[4]
-            numbers.append(number)
-            if row is not None and row[1] == found.size and row[2] == found.mtime_ns and row[3] == rules:
-                unchanged_bytes += found.size
-                if row[5] is not None:
-                    refusals += _from_json(row[5])
-                continue
+        for name, found, row in zip(names, batch.files, rows, strict=True):
+            if row is not None:
+                _, size, mtime_ns, read_by, number, refused = row
+                numbers.append(number)
+                if size == found.size and mtime_ns == found.mtime_ns and read_by == rules:
+                    unchanged_bytes += size
+                    if refused is not None:
+                        refusals += _from_json(refused)
+                    continue
+            else:
+                number = self._ledger.new_file()
+                numbers.append(number)
             self._files[number] = _OpenFile(folder, name, found)
             unread.append(FileToRead(number, found))
         self.unchanged_files += len(numbers) - len(unread)
@@ -120,17 +120,20 @@ class Changes(Everything):
     def again(self, batch: Batch, root: str, wanted: set[int]) -> list[FileToRead]:
         """Return those files of a batch whose numbers are wanted, whatever the ledger knows of them."""
         self._counts_as = 0
-        folder = self._ledger.folder(root, batch.folder)
-        prefix = len(batch.folder)
-        names = [found.relative[prefix:] for found in batch.files]
-        known = self._ledger.files(folder, names)
+        folder, names, rows = self._known(batch, root)
         files = []
-        for name, found in zip(names, batch.files, strict=True):
-            row = known.get(name)
+        for name, found, row in zip(names, batch.files, rows, strict=True):
             if row is not None and row[4] in wanted:
                 self._files[row[4]] = _OpenFile(folder, name, found)
                 files.append(FileToRead(row[4], found))
         return files
+
+    def _known(self, batch: Batch, root: str) -> tuple[int, list[str], Sequence[KnownFile | None]]:
+        """Return the number of a batch's folder, its files' names in that, and what is known of each."""
+        folder = self._ledger.folder(root, batch.folder)
+        prefix = len(batch.folder)
+        names = [found.relative[prefix:] for found in batch.files]
+        return folder, names, self._ledger.files(folder, names)
 
     def gone(self, deletion: Deletion, version: int) -> None:
         """Note that a deletion is acknowledged."""

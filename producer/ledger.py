@@ -1,7 +1,7 @@
 """What the broker has acknowledged, in one SQLite file: documents, the files they came from, offsets.
 
     with Ledger.open(path, identity) as ledger:
-        known = ledger.files("/corpus", "shard_000/", ["a.json", "b.json"])
+        known = ledger.files(ledger.folder("/corpus", "shard_000/"), ["a.json", "b.json"])
         ledger.write(rows)
 
 A run holds the file for itself from start to end. What is written in one transaction is consistent: offsets
@@ -235,20 +235,23 @@ class Ledger:
         self._last_file += 1
         return self._last_file
 
-    def files(self, folder: int, names: Sequence[str]) -> dict[str, KnownFile]:
-        """Return what is known of those files of a folder that have a row, by name; of others maybe too."""
+    def files(self, folder: int, names: Sequence[str]) -> Sequence[KnownFile | None]:
+        """Return what is known of each of those files of a folder, None for one that has no row."""
         select = "SELECT name, size, mtime_ns, rules, id, refusals FROM files WHERE folder = ?"
         with self.explained() as connection:
             # In one go where little else lies between them, which takes half the time of as many look-ups.
             limit = 2 * len(names)
-            between = f"{select} AND name BETWEEN ? AND ? LIMIT {limit}"
-            found = connection.execute(between, (folder, min(names), max(names))).fetchall()
+            between = f"{select} AND name BETWEEN ? AND ? ORDER BY name LIMIT {limit}"
+            found: list[KnownFile] = connection.execute(between, (folder, min(names), max(names))).fetchall()
+            if [row[0] for row in found] == names:
+                return found  # as in most batches of a corpus that is read again
             if len(found) == limit:
                 found = []
                 for part in _parts(names):
                     marks = ",".join("?" * len(part))
                     found += connection.execute(f"{select} AND name IN ({marks})", (folder, *part))
-        return {row[0]: row for row in found}
+        known = {row[0]: row for row in found}
+        return [known.get(name) for name in names]
 
     def read_again(self, files: Sequence[int]) -> None:
         """Have files read, though they are as they were: the topic holds something newer."""

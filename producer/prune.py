@@ -132,7 +132,7 @@ class Vanished:
             for document_id, root, relative in connection.execute(_UNCLAIMED).fetchall():
                 folder, slash, name = (relative or root.rpartition("/")[2]).rpartition("/")
                 number = self._ledger.folder(root, folder + slash)
-                row = self._ledger.files(number, [name]).get(name)
+                (row,) = self._ledger.files(number, [name])
                 file = self._ledger.new_file() if row is None else row[4]
                 if row is None:
                     connection.execute(

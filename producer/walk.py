@@ -218,18 +218,18 @@ class _Folder:
     """A folder that is being read; its identity is what a loop of links comes back to.
 
     Attributes:
-        entries: What was not looked at yet.
+        runs: What was not looked at yet.
         path: As the operating system wants it.
         relative: As text, relative to the root, with `/` at its end; the root's is empty.
         identity: Device and inode.
-        subfolders: Of the entries that were looked at, to be read next; the last one first.
+        subfolders: Names of those that were found and are to be read next; the last one first.
     """
 
-    entries: Iterator[os.DirEntry[str]]
+    runs: Iterator[list[os.DirEntry[str]]]
     path: str
     relative: str
     identity: tuple[int, int]
-    subfolders: list[os.DirEntry[str]] = field(default_factory=list)
+    subfolders: list[str] = field(default_factory=list)
 
 
 def _walk_folder(root: str, look: _Look) -> Iterator[Batch]:
@@ -247,17 +247,17 @@ def _walk_folder(root: str, look: _Look) -> Iterator[Batch]:
                 open_folders.append(inner)
             continue
         try:
-            run = list(itertools.islice(folder.entries, BATCH_FILES))
+            run = next(folder.runs, None)
         except OSError as error:
             on_refusal(_unreadable(folder.path, error))
-            run = []
-        if not run:
+            run = None
+        if run is None:
             open_folders.pop()
             continue
         files = _files(run, folder, look)
         # After the look at each: in the folder's own order the file system answers faster.
         files.sort(key=_path)
-        folder.subfolders.sort(key=_name, reverse=True)
+        folder.subfolders.sort(reverse=True)
         if files:
             yield from _batches(root, folder.relative, folder.path.rstrip("/"), files, look)
 
@@ -266,62 +266,65 @@ def _files(run: list[os.DirEntry[str]], folder: _Folder, look: _Look) -> list[Fo
     """Return the files among some entries of a folder, and add its subfolders to it."""
     files = []
     is_known, everything, above = look.is_known, not look.wanted, folder.relative
+    within = os.path.join(folder.path, "")  # noqa: PTH118 - with `/` at its end
     for entry in run:
         name = entry.name
         try:
             if name[0] == ".":
-                look.refuse(Reason.HIDDEN, entry.path, "the name begins with a dot")
+                look.refuse(Reason.HIDDEN, within + name, "the name begins with a dot")
             elif is_known(name) and entry.is_file():
                 relative = above + (name if name.isascii() else printable(name))
-                if everything or look.takes(relative, entry.path):
+                if everything or look.takes(relative, within + name):
                     found = entry.stat()
-                    files.append(FoundFile(entry.path, relative, found.st_size, found.st_mtime_ns))
+                    files.append(FoundFile(within + name, relative, found.st_size, found.st_mtime_ns))
             elif entry.is_dir():
-                folder.subfolders.append(entry)
+                folder.subfolders.append(name)
             elif not is_known(name):
-                look.refuse(Reason.UNKNOWN_SUFFIX, entry.path, "no source reads files of this name")
+                look.refuse(Reason.UNKNOWN_SUFFIX, within + name, "no source reads files of this name")
             else:
                 entry.stat()  # for what is wrong with a link
-                look.refuse(Reason.NOT_A_FILE, entry.path, "a pipe, a socket or a device")
+                look.refuse(Reason.NOT_A_FILE, within + name, "a pipe, a socket or a device")
         except OSError as error:
-            look.on_refusal(_unreadable(entry.path, error))
+            look.on_refusal(_unreadable(within + name, error))
     return files
 
 
-def _enter(
-    entry: os.DirEntry[str], folder: _Folder, open_folders: list[_Folder], look: _Look
-) -> _Folder | None:
-    relative = folder.relative + printable(entry.name)
+def _enter(name: str, folder: _Folder, open_folders: list[_Folder], look: _Look) -> _Folder | None:
+    path = os.path.join(folder.path, name)  # noqa: PTH118
+    relative = folder.relative + printable(name)
     if not look.wanted.enters(relative):
-        look.refuse(Reason.EXCLUDED, entry.path, "the folder is left out by --exclude")
+        look.refuse(Reason.EXCLUDED, path, "the folder is left out by --exclude")
         return None
     try:
-        inner = _open(entry.path, f"{relative}/")
+        inner = _open(path, f"{relative}/")
     except OSError as error:
-        look.on_refusal(_unreadable(entry.path, error))
+        look.on_refusal(_unreadable(path, error))
         return None
     if any(inner.identity == outer.identity for outer in open_folders):
-        look.refuse(Reason.SYMLINK_LOOP, entry.path, "a symbolic link to a folder that it lies in")
+        look.refuse(Reason.SYMLINK_LOOP, path, "a symbolic link to a folder that it lies in")
         return None
     return inner
 
 
 def _open(path: str, relative: str) -> _Folder:
     found = os.stat(path)  # noqa: PTH116 - a Path for each folder is only slower
-    return _Folder(_entries(path), path, relative, (found.st_dev, found.st_ino))
+    return _Folder(_runs(path), path, relative, (found.st_dev, found.st_ino))
 
 
-def _entries(path: str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(path) as found:
-        yield from found
+def _runs(path: str) -> Iterator[list[os.DirEntry[str]]]:
+    """Yield a folder's entries, up to `BATCH_FILES` at once; each run is to be looked at before the next."""
+    # An open folder's entries are found by their names alone: a seventh less time than by their paths.
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with os.scandir(folder) as entries:
+            while run := list(itertools.islice(entries, BATCH_FILES)):
+                yield run
+    finally:
+        os.close(folder)
 
 
 def _path(file: FoundFile) -> str:
     return file[0]
-
-
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
 
 
 def _unreadable(path: str, error: OSError) -> Refusal:

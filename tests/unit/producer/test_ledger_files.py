@@ -25,10 +25,13 @@ def test_every_file_that_has_a_row_is_found(tmp_path: Path, share: float) -> Non
             if n % 10
         ]
         ledger.write(Rows(files=rows))
-        asked = chance.sample(names, round(len(names) * share))
-        found = ledger.files(folders[1], [*asked, "no such file"])
+        some = [*chance.sample(names, round(len(names) * share)), "no such file"]
+        all_there = sorted(row.name for row in rows if row.folder == folders[1])
+        found = [(asked, ledger.files(folders[1], asked)) for asked in (some, sorted(some), all_there)]
     known = {row.name: row for row in rows if row.folder == folders[1]}
-    for name in [*asked, "no such file"]:
-        row = known.get(name)
-        wanted = None if row is None else (name, row.size, row.mtime_ns, row.rules, row.id, None)
-        assert found.get(name) == wanted
+    for asked, told in found:
+        assert len(told) == len(asked)
+        for name, told_of_it in zip(asked, told, strict=True):
+            row = known.get(name)
+            wanted = None if row is None else (name, row.size, row.mtime_ns, row.rules, row.id, None)
+            assert told_of_it == wanted

@@ -142,7 +142,7 @@ def test_a_walk_that_is_given_up_closes_its_folders(tmp_path: Path, monkeypatch:
     before = len(list(Path("/proc/self/fd").iterdir()))
     batches = walk([tmp_path], is_known, lambda _: None)
     next(batches)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 2
     batches.close()  # type: ignore[attr-defined]
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
