@@ -27,7 +27,6 @@ __all__ = ["REVOKE_SECONDS", "make_delivery", "make_poller"]
 # A revoke waits at most so long for encoded windows to be delivered.
 REVOKE_SECONDS = 2.0
 STATISTICS_SECONDS = 1.0
-FETCH_WAIT_MS = 100
 # The Kafka client's own default for what it sends to a partition at once.
 BATCH_BYTES = 1_000_000
 
@@ -55,9 +54,6 @@ def make_poller(
         "client_id": f"embedstream-{settings.instance_id}",
         "statistics_interval_ms": int(STATISTICS_SECONDS * 1000),
         "stats_cb": told,
-        # A partition that is assigned while a fetch of the others waits for records is not fetched before
-        # that comes back: with the client's own half a second, a start took as much longer.
-        "fetch_wait_max_ms": FETCH_WAIT_MS,
         # Where to begin is decided in consumer.position, never by the client.
         "auto_offset_reset": "error",
         # How soon partitions that were added are noticed; the client's default is five minutes.

@@ -11,7 +11,7 @@ import contextlib
 import queue
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -57,7 +57,7 @@ class Poller:
         revoke_seconds: float,
         max_poll_seconds: float,
         pending_seconds: float,
-        place: Callable[[Consumer, str, int, int | None], None],
+        place: Callable[[Consumer, str, int, int | None], TopicPartition],
     ) -> None:
         """Takes over the consumer; from here on, only the thread that calls `run` may use it.
 
@@ -221,6 +221,7 @@ class Poller:
             return []
 
     def _take(self, messages: list[Message]) -> None:
+        stopped: dict[tuple[str, int], int | None] = {}
         for message in messages:
             topic, partition, offset = message.topic(), message.partition(), message.offset()
             error = message.error()
@@ -238,7 +239,7 @@ class Poller:
             if number is None:
                 continue
             if error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
-                self._place_again(topic, partition, offset)
+                stopped[topic, partition] = None if offset is None or offset < 0 else offset
                 continue
             if offset is None:
                 continue
@@ -259,35 +260,45 @@ class Poller:
             )
         if messages:
             self._held_since = time.monotonic()
+        if stopped:
+            self._place_again(stopped)
 
-    def _place_again(self, topic: str, partition: int, offset: int | None) -> None:
+    def _place_again(self, stopped: Mapping[tuple[str, int], int | None]) -> None:
+        """Has partitions fetched again, all at once: a later one waits for a fetch of the others."""
         try:
-            if offset is None or offset < 0:
-                offset = self._committed(topic, partition)
-            self._place(self._consumer, topic, partition, offset)
+            unknown = [each for each, offset in stopped.items() if offset is None]
+            offsets = {**stopped, **(self._committed(unknown) if unknown else {})}
+            placed = [self._place(self._consumer, *each, offset) for each, offset in offsets.items()]
+            # A partition without a position can't be sought in; assigned again, it takes the one given.
+            self._consumer.incremental_unassign(placed)
+            self._consumer.incremental_assign(placed)
         except EmbedstreamError as error:
             self._error = error
         except KafkaException as exception:
             self._error = explain(exception)
-        self._paused.discard((topic, partition))
+        self._paused -= stopped.keys()
 
-    def _committed(self, topic: str, partition: int) -> int | None:
-        """The group's offset, None if there is none: the client may say so of one that is only pending.
+    def _committed(self, partitions: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The group's offsets of those that have one: the client may say so of what is only pending.
 
         Raises:
-            TryAgainError: it does not come.
+            TryAgainError: they do not come.
         """
         try:
-            (found,) = self._consumer.committed([TopicPartition(topic, partition)], timeout=OFFSET_SECONDS)
-            if found.error is not None:
-                raise KafkaException(found.error)
+            found = self._consumer.committed(
+                [TopicPartition(*each) for each in partitions], timeout=OFFSET_SECONDS
+            )
+            for each in found:
+                if each.error is not None:
+                    raise KafkaException(each.error)
         except KafkaException as exception:
+            asked = " or ".join(str(partition) for _, partition in partitions)
             raise TryAgainError(
-                f"the committed offset of {topic!r} partition {partition} does not come"
+                f"the committed offset of {self._topic!r} partition {asked} does not come"
                 f" ({describe_error(exception.args[0])})",
                 PENDING_MEND,
             ) from None
-        return found.offset if found.offset >= 0 else None
+        return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
 
     def _pass_on(self) -> None:
         self._inputs.put_some(self._held, lambda each: each.size)

@@ -37,8 +37,8 @@ def place(
     group: str,
     skip_expired: bool,
     metrics: Metrics,
-) -> None:
-    """Gives a partition that the client has stopped to fetch a position again.
+) -> TopicPartition:
+    """Finds where to go on with a partition that the client has stopped to fetch.
 
     Args:
         consumer: owns the partition.
@@ -50,9 +50,11 @@ def place(
         skip_expired: whether to go on after records that were deleted unread.
         metrics: counts those.
 
+    Returns:
+        The partition, with the offset to assign it at.
+
     Raises:
         ConfigError: the offset lies beyond the end, or before the beginning and nothing may be skipped.
-        KafkaException: the partition can't be assigned.
     """
     start = OFFSET_BEGINNING
     if offset is not None and offset >= 0:
@@ -73,9 +75,7 @@ def place(
                 )
                 metrics.expired_records_total.labels(partition=partition).inc(low - offset)
                 start = low
-    # A partition without a position can't be sought in; assigned again, it takes the one given.
-    consumer.incremental_unassign([TopicPartition(topic, partition)])
-    consumer.incremental_assign([TopicPartition(topic, partition, start)])
+    return TopicPartition(topic, partition, start)
 
 
 def _watermarks(consumer: Consumer, partition: TopicPartition, offset: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import structlog
-from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 from consumer.ownership import Ownership
 from consumer.poll import FENCED, Poller
@@ -43,7 +43,7 @@ class Event:
         return self._error
 
 
-KEPT, NEW = ("documents", 1), ("documents", 2)
+KEPT, NEW, OTHER = ("documents", 1), ("documents", 2), ("documents", 4)
 
 
 class Member:
@@ -60,6 +60,7 @@ class Member:
         self.offsets: dict[tuple[str, int], int] = {}
         self.asked: list[tuple[str, int]] = []
         self.placed: dict[tuple[str, int], int | None] = {}
+        self.begun: list[dict[tuple[str, int], int]] = []
 
     def subscribe(self, _: list[str], **callbacks: Any) -> None:
         self.callbacks = callbacks
@@ -86,14 +87,21 @@ class Member:
         return messages
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
-        ((topic, partition),) = [(each.topic, each.partition) for each in partitions]
-        self.asked.append((topic, partition))
-        if (topic, partition) not in self.offsets:
+        asked = [(each.topic, each.partition) for each in partitions]
+        self.asked += asked
+        if not self.offsets.keys() >= set(asked):
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return [TopicPartition(topic, partition, self.offsets[topic, partition])]
+        return [TopicPartition(*each, self.offsets[each]) for each in asked]
 
-    def place(self, topic: str, partition: int, offset: int | None) -> None:
+    def place(self, topic: str, partition: int, offset: int | None) -> TopicPartition:
         self.placed[topic, partition] = offset
+        return TopicPartition(topic, partition, OFFSET_BEGINNING if offset is None else offset)
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        self.begun.append({})
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        self.begun[-1] = {(each.topic, each.partition): each.offset for each in partitions}
 
     def pause(self, _: list[TopicPartition]) -> None:
         pass
@@ -232,6 +240,18 @@ def test_a_partition_that_the_client_has_no_offset_for_begins_where_the_group_is
     member.offsets = {KEPT: 7}
     told_silent(poller, 1)
     assert member.placed == {KEPT: 7}
+
+
+def test_partitions_that_the_client_stopped_to_fetch_begin_together() -> None:
+    """One that begins later would wait until a fetch of the others is back: half a second of each start."""
+    member, _, poller = joined()
+    member.assigned(NEW, OTHER)
+    expired, unknown = (KEPT, 3), [(each, OFFSET_INVALID) for each in (NEW, OTHER)]
+    member.messages = [Event(*each, KafkaError._AUTO_OFFSET_RESET) for each in (expired, *unknown)]
+    member.offsets = {NEW: 7, OTHER: OFFSET_INVALID}
+    told_silent(poller, 1)
+    assert member.placed == {KEPT: 3, NEW: 7, OTHER: None}
+    assert member.begun == [{KEPT: 3, NEW: 7, OTHER: OFFSET_BEGINNING}]
 
 
 def test_a_partition_whose_offset_may_be_pending_is_not_begun() -> None:
